@@ -1,0 +1,68 @@
+"""Policies that do not learn: they rank the pool once, or draw from it blindly.
+
+They see observations and give actions exactly as a trained policy does, and use a candidate again
+only when every other one in the window has been used.
+
+Shapes: ``N`` candidates of the pool, ``W`` slots of a window, ``k`` picks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raise_mdit.core import Observation
+
+State = tuple[NDArray[Any], ...] | None
+
+
+Order = Callable[[Observation], NDArray[np.int64]]
+"""Gives each slot of one window a rank, [W]; the lowest are picked first."""
+
+
+class StaticPolicy:
+    """Picks the k slots that come first in a given order, least used candidates before others."""
+
+    def __init__(self, order: Order, *, num_picks: int) -> None:
+        self._order = order
+        self._num_picks = num_picks
+
+    def predict(
+        self,
+        observation: Observation,
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[np.int64], State]:
+        """Slots of k candidates of a window, or of each window of a batch."""
+        if observation["window"].ndim == 1:
+            return self._pick(observation), state
+        windows = range(len(observation["window"]))
+        single = ({key: part[i] for key, part in observation.items()} for i in windows)
+        return np.stack([self._pick(each) for each in single]), state
+
+    def _pick(self, observation: Observation) -> NDArray[np.int64]:
+        """Slots by mask, then by how often they were used, then by the order."""
+        order = self._order(observation)
+        slots = np.lexsort((order, observation["selected"], 1 - observation["mask"]))
+        return slots[: self._num_picks].astype(np.int64)
+
+
+def ranked_policy(ranks: NDArray[np.int64], *, num_picks: int) -> StaticPolicy:
+    """Picks the candidates of the lowest rank.
+
+    Args:
+        ranks: [N] rank of each candidate of the pool; 0 is picked first.
+        num_picks: k.
+    """
+    return StaticPolicy(lambda observation: ranks[observation["window"]], num_picks=num_picks)
+
+
+def random_policy(rng: np.random.Generator, *, num_picks: int) -> StaticPolicy:
+    """Picks uniformly, without replacement over an episode."""
+    return StaticPolicy(
+        lambda observation: rng.permutation(len(observation["window"])), num_picks=num_picks
+    )

@@ -1,0 +1,323 @@
+"""One policy with one seed: learn if it learns, fine-tune under it, open the sealed test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.logger import Logger
+
+from raise_mdit import tracking
+from raise_mdit.agents.ppo import build_ppo, learn, save_policy
+from raise_mdit.candidates import Original, kind_of, parents_of
+from raise_mdit.comparison import ArmResult, total
+from raise_mdit.config import (
+    BaseConfig,
+    FullDataConfig,
+    LongestConfig,
+    NearestToTargetConfig,
+    PolicyConfig,
+    PpoConfig,
+    RandomConfig,
+)
+from raise_mdit.core import KINDS, Budget, Evaluation, SelectionPolicy
+from raise_mdit.envs import InstructionSelectionEnv
+from raise_mdit.errors import DataError
+from raise_mdit.ledger import Ledger, Purpose
+from raise_mdit.preparation import Preparation
+from raise_mdit.progress import Progress
+from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
+from raise_mdit.schedule import Pick
+from raise_mdit.selectors import static_policy, stream
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A finished policy and seed."""
+
+    result: ArmResult
+    picks: tuple[Pick, ...]
+    """The schedule that the policy chose."""
+
+
+def run_arm(
+    preparation: Preparation,
+    policy: PolicyConfig,
+    seed: int,
+    *,
+    recorder: Recorder,
+    progress: Progress,
+    directory: Path,
+) -> Arm:
+    """Run one policy with one seed from start to end.
+
+    Args:
+        preparation: What every arm starts from.
+        policy: Which policy.
+        seed: Of everything that is drawn.
+        recorder: Told of every step and episode.
+        progress: Told of long work.
+        directory: Where the policy's weights go, if it has any.
+
+    Raises:
+        DataError: The budget needs more candidates than the pool has, for a policy that never
+            repeats one.
+    """
+    running = _Running(preparation, policy, seed, recorder, progress)
+    preparation.learner.restore(preparation.base)
+    preparation.learner.open_account()
+    running.charge_shared()
+    returns: list[float] = []
+    if isinstance(policy, PpoConfig):
+        selector, returns = running.learn(policy, directory)
+        final = running.fine_tune(selector, window=running.window)
+    elif (static := static_policy(preparation, policy, seed)) is not None:
+        final = running.fine_tune(static, window=None)
+    else:
+        final = running.leave_untrained()
+    test = running.open_sealed_test()
+    return Arm(running.result(final, test, returns), tuple(running.picks(final)))
+
+
+def summary_of(result: ArmResult) -> dict[str, float | int]:
+    """The final numbers of an arm under the names of :data:`raise_mdit.tracking.METRICS`."""
+    cost = total(result.costs)
+    summary: dict[str, float | int] = {
+        tracking.TEST_LOSS: result.test_loss,
+        tracking.COST_TOKENS: cost.tokens,
+        tracking.COST_FLOPS: cost.flops,
+        tracking.COST_SECONDS: cost.seconds,
+    }
+    if result.test_exact_match is not None:
+        summary[tracking.TEST_EXACT_MATCH] = result.test_exact_match
+    return summary
+
+
+@dataclass(slots=True)
+class _Final:
+    """The final fine-tuning as it goes on."""
+
+    losses: list[float]
+    """On reward-validation, before the first step and after each."""
+    batches: list[NDArray[np.int64]] = field(default_factory=list)
+    """Pool rows of each step."""
+    tokens: int = 0
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class _Running:
+    """An arm at work: what it has, and what it has spent."""
+
+    preparation: Preparation
+    policy: PolicyConfig
+    seed: int
+    recorder: Recorder
+    progress: Progress
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def window(self) -> int | None:
+        """Candidates offered to a learned policy; None offers the pool."""
+        window = self.preparation.config.environment.window
+        return None if window == "pool" else window
+
+    def charge_shared(self) -> None:
+        """Charge what the arm would have had to pay for shared work if it had run alone."""
+        match self.policy:
+            case BaseConfig() | FullDataConfig():
+                return
+            case PpoConfig() | NearestToTargetConfig():
+                self.ledger.charge("features", self.preparation.features_cost)
+            case RandomConfig() | LongestConfig():
+                if self.preparation.config.pools.mdit is not None:
+                    self.ledger.charge("features", self.preparation.features_cost)
+        self.ledger.charge("synthesis", self.preparation.synthesis_cost)
+
+    def learn(self, policy: PpoConfig, directory: Path) -> tuple[SelectionPolicy, list[float]]:
+        """A policy trained by PPO, and the return of each episode it learned from."""
+        env = self._environment(self._budget(), self.window)
+        steps = self._steps_per_episode()
+        ppo = build_ppo(env, policy, steps_per_episode=steps, seed=self._stream("policy"))
+        ppo.set_logger(Logger(folder=None, output_formats=[Sb3Metrics(self.recorder)]))
+        episodes = EpisodeRecorder(self.recorder, self.progress)
+        self.progress.start(self._stage("learning"), policy.episodes)
+        learn(ppo, episodes=policy.episodes, steps_per_episode=steps, callback=episodes)
+        self.progress.finish()
+        save_policy(ppo, directory / "policy.safetensors")
+        return ppo.policy, episodes.returns
+
+    def fine_tune(self, selector: SelectionPolicy, *, window: int | None) -> _Final:
+        """Train the base model under the policy to the budget."""
+        env = self._final_environment(window)
+        observation, info = env.reset(seed=self._stream("final"))
+        final = _Final([info["validation_loss"]])
+        self.progress.start(self._stage("fine-tuning"), self._final_budget().steps)
+        done = False
+        while not done:
+            self._check_unused_are_left(final)
+            action, _ = selector.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, info = env.step(action)
+            final.batches.append(info["rows"])
+            final.losses.append(info["validation_loss"])
+            final.tokens += info["tokens"]
+            final.failed = terminated
+            done = terminated or truncated
+            self.recorder.log(_step_record(final, float(reward), info))
+            rate = info["tokens"] / info["seconds"]
+            self.progress.advance(loss=info["loss"], tokens_per_second=rate)
+        self.progress.finish()
+        return final
+
+    def leave_untrained(self) -> _Final:
+        """Measure the base model as it is."""
+        _, info = self._final_environment(None).reset(seed=self._stream("final"))
+        return _Final([info["validation_loss"]])
+
+    def open_sealed_test(self) -> Evaluation:
+        """Evaluate the model on the test, for the only time in this arm."""
+        self.progress.start(self._stage("sealed test"), None)
+        test = self.preparation.learner.evaluate(self.preparation.test)
+        self.ledger.charge("final_evaluation", test.cost)
+        self.progress.finish()
+        return test
+
+    def result(self, final: _Final, test: Evaluation, returns: list[float]) -> ArmResult:
+        """What the arm reached."""
+        wants_exact = self.preparation.config.evaluation.task_metric == "exact_match"
+        return ArmResult(
+            policy=self.policy.label,
+            kind=self.policy.kind,
+            seed=self.seed,
+            status="non_finite_loss" if final.failed else "complete",
+            test_loss=test.loss,
+            test_exact_match=test.exact_match if wants_exact else None,
+            reward_validation_losses=tuple(final.losses),
+            episode_returns=tuple(returns),
+            steps=len(final.batches),
+            tokens=final.tokens,
+            picks=tuple(_group_counts(self.preparation, rows) for rows in final.batches),
+            costs=self.ledger.costs,
+        )
+
+    def picks(self, final: _Final) -> list[Pick]:
+        """The schedule."""
+        pool = self.preparation.pool
+        return [
+            Pick(
+                policy=self.policy.label,
+                seed=self.seed,
+                step=step,
+                slot=slot,
+                id=pool.ids[row],
+                kind=KINDS[pool.kinds[row]],
+                source=pool.sources[row],
+                task=_task(self.preparation, int(row)),
+            )
+            for step, rows in enumerate(final.batches)
+            for slot, row in enumerate(rows)
+        ]
+
+    def _stage(self, work: str) -> str:
+        return f"{self.policy.label} s{self.seed}: {work}"
+
+    def _stream(self, purpose: str) -> int:
+        return stream(self.policy.label, self.seed, purpose)
+
+    def _final_environment(self, window: int | None) -> InstructionSelectionEnv:
+        learned = isinstance(self.policy, PpoConfig)
+        return self._environment(
+            self._final_budget(),
+            window,
+            training="final_training",
+            evaluation="reward_evaluation" if learned else "final_evaluation",
+        )
+
+    def _environment(
+        self,
+        budget: Budget,
+        window: int | None,
+        *,
+        training: Purpose = "policy_training",
+        evaluation: Purpose = "reward_evaluation",
+    ) -> InstructionSelectionEnv:
+        self.preparation.learner.restore(self.preparation.base)
+        return InstructionSelectionEnv(
+            learner=self.preparation.learner,
+            pool=self.preparation.training,
+            reward_validation=self.preparation.reward_validation,
+            batch_size=self.preparation.config.environment.batch_size,
+            budget=budget,
+            window=window,
+            ledger=self.ledger,
+            training_purpose=training,
+            evaluation_purpose=evaluation,
+        )
+
+    def _budget(self) -> Budget:
+        budget = self.preparation.config.environment.budget
+        return Budget(steps=budget.steps, tokens=budget.tokens)
+
+    def _final_budget(self) -> Budget:
+        """The experiment's budget; one epoch for the full data. A last batch is filled up."""
+        if not isinstance(self.policy, FullDataConfig):
+            return self._budget()
+        originals = int((self.preparation.pool.kinds == KINDS.index("original")).sum())
+        return Budget(steps=-(-originals // self.preparation.config.environment.batch_size))
+
+    def _steps_per_episode(self) -> int:
+        """Exact for a budget in steps; by the pool's mean length for one in tokens."""
+        budget = self._budget()
+        if budget.steps is not None:
+            return budget.steps
+        assert budget.tokens is not None, "a budget has a limit"
+        batch_size = self.preparation.config.environment.batch_size
+        mean_tokens = float(self.preparation.pool.num_tokens.mean())
+        return max(1, round(budget.tokens / mean_tokens / batch_size))
+
+    def _check_unused_are_left(self, final: _Final) -> None:
+        """A budget in tokens shows only while it is spent that the pool is too small for it."""
+        if isinstance(self.policy, PpoConfig | FullDataConfig):
+            return
+        batch_size = self.preparation.config.environment.batch_size
+        if (len(final.batches) + 1) * batch_size > len(self.preparation.pool):
+            raise DataError(
+                f"environment.budget: {self.policy.label} never repeats a candidate, and the "
+                f"pool's {len(self.preparation.pool)} are used up after {len(final.batches)} "
+                f"steps and {final.tokens} tokens; lower the budget or enlarge data.pool or pools"
+            )
+
+
+def _step_record(final: _Final, reward: float, info: Mapping[str, Any]) -> dict[str, float | int]:
+    return {
+        tracking.TUNING_STEP: len(final.batches),
+        tracking.TUNING_LOSS: info["loss"],
+        tracking.TUNING_TOKENS: final.tokens,
+        tracking.TUNING_SECONDS: info["seconds"],
+        tracking.REWARD_VALIDATION_LOSS: info["validation_loss"],
+        tracking.REWARD_GAIN: reward,
+        tracking.BUDGET_SHARE_SPENT: info["budget_share"],
+    }
+
+
+def _group_counts(preparation: Preparation, rows: NDArray[np.int64]) -> dict[str, int]:
+    """Picks by task or source where the candidate is an original, by kind where it is made."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        recipe = preparation.pool.recipe(int(row))
+        group: str = kind_of(recipe)
+        if isinstance(recipe, Original):
+            example = preparation.examples[recipe.example]
+            group = example.task or example.source
+        counts[group] = counts.get(group, 0) + 1
+    return counts
+
+
+def _task(preparation: Preparation, row: int) -> str | None:
+    parents = parents_of(preparation.pool.recipe(row))
+    tasks = {preparation.examples[example].task for example, _ in parents} - {None}
+    return "+".join(sorted(str(task) for task in tasks)) or None

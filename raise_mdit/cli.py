@@ -1,0 +1,151 @@
+"""The command ``raise-mdit``: run experiments, check their files, report, export schedules.
+
+Exit codes: 0 done, 2 the user's mistake, 1 a fault of ours, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from raise_mdit.errors import UserError
+from raise_mdit.experiment_file import load_experiment
+from raise_mdit.runs import new_run_directory
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Learn which instructions to train a language model on next, and compare policies.",
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+ExperimentFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="Experiment YAML, such as experiments/quickstart.yaml."),
+]
+RunDirectory = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/quickstart/….")
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the file, as often as needed: `--set data.root=../data "
+        "--set 'seeds=[0, 1]' --set policies.ppo.episodes=24`.",
+    ),
+]
+
+
+@app.command()
+def run(
+    file: ExperimentFile,
+    set_: Overrides = [],  # noqa: B006  # Typer reads the default and never changes it
+    out_: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Run directory. Default: `runs/NAME/STAMP`. A directory of an unfinished run of "
+            "the same experiment is resumed: finished policies and seeds are kept.",
+        ),
+    ] = None,
+) -> None:
+    """Run an experiment: every policy with every seed, then the comparison.
+
+    Writes the run directory (metrics, ledger, schedules, results, report) and ends with one table.
+    """
+    config = load_experiment(file, set_)
+    directory = out_ or new_run_directory(Path("runs"), config.name, now=datetime.now())
+    from raise_mdit import experiment  # torch and the rest, only now that the file is sound
+    from raise_mdit.terminal import progress_for, results_table
+
+    progress = progress_for(err)
+    try:
+        outcome = experiment.run(config, directory, progress)
+    except BaseException:
+        err.print(f"Stopped. What was finished is in {escape(str(directory))}; resume with --out.")
+        raise
+    finally:
+        progress.finish()
+    out.print(results_table(outcome.summaries))
+    out.print(f"report    {escape(str(directory / 'report.html'))}")
+    out.print(f"schedules {escape(str(directory / 'schedule.jsonl'))}")
+
+
+@app.command()
+def check(file: ExperimentFile, set_: Overrides = []) -> None:  # noqa: B006
+    """Check an experiment file without loading a model or data, in under a second.
+
+    Reports every fault at once, each with its line, its key, what is allowed and the nearest name.
+    """
+    config = load_experiment(file, set_)
+    arms = len(config.policies) * len(config.seeds)
+    out.print(f"{escape(str(file))}: sound; {len(config.policies)} policies x "
+              f"{len(config.seeds)} seeds = {arms} fine-tunings")  # fmt: skip
+
+
+@app.command()
+def report(directory: RunDirectory) -> None:
+    """Write a run's report.html again, and show its table."""
+    from raise_mdit import experiment
+    from raise_mdit.comparison import arms_from_json, summarise
+    from raise_mdit.terminal import results_table
+
+    path = experiment.rebuild_report(directory)
+    arms = arms_from_json((directory / "results.json").read_text("utf-8"))
+    out.print(results_table(summarise(arms)))
+    out.print(f"report    {escape(str(path))}")
+
+
+@app.command()
+def export(
+    directory: RunDirectory,
+    policy: Annotated[
+        str | None, typer.Option(help="Policy whose schedule to export. Default: the best learned.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed. Default: the policy's first.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to. Default: `RUN_DIR/export`.")
+    ] = None,
+) -> None:
+    """Write a policy's schedule as chat data in training order, for any trainer.
+
+    Gives `sft.jsonl` (messages), `schedule.jsonl`, a manifest and a README for its reader.
+    """
+    from raise_mdit.export import export_schedule
+
+    written = export_schedule(directory, policy=policy, seed=seed, to=to)
+    out.print(f"{written.num_rows} rows of {written.policy} s{written.seed} in "
+              f"{escape(str(written.directory))}")  # fmt: skip
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one message, never in a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()  # exits with 2 for a wrong command line and with 130 after Ctrl-C
+    except UserError as mistake:
+        _fail(str(mistake), mistake.exit_code)
+    except OSError as fault:
+        if fault.errno != errno.ENOSPC:
+            raise
+        _fail(f"the disk is full ({fault.filename}); free some space and resume with --out", 2)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    err.print(message, markup=False, highlight=False)
+    sys.exit(exit_code)

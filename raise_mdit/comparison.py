@@ -1,0 +1,194 @@
+"""What one fine-tuning under a policy gave, and how policies compare over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from statistics import fmean
+from typing import Any, Literal
+
+from raise_mdit.core import Cost
+from raise_mdit.errors import RunError
+from raise_mdit.statistics import Interval, student_interval
+
+RESULTS_FORMAT = 1
+"""Raised when an older program could not read results any more."""
+
+Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """One policy with one seed: what it did, what it reached and what that cost."""
+
+    policy: str
+    """Label of the policy."""
+    kind: str
+    """Kind of the policy."""
+    seed: int
+    status: Literal["complete", "non_finite_loss"]
+    """How the final fine-tuning ended."""
+    test_loss: float
+    """Mean loss per response token on the sealed test, in nats."""
+    test_exact_match: float | None
+    """Share of test items answered exactly, where the experiment asks for it."""
+    reward_validation_losses: tuple[float, ...]
+    """Loss on reward-validation before the first and after each step of the final fine-tuning."""
+    episode_returns: tuple[float, ...]
+    """Return of each learning episode in order; empty for a policy that does not learn."""
+    steps: int
+    """Optimizer steps of the final fine-tuning."""
+    tokens: int
+    """Tokens of the final fine-tuning, without padding."""
+    picks: tuple[dict[str, int], ...]
+    """Picks by group (task, source or kind) at each step of the final fine-tuning."""
+    costs: dict[str, Cost]
+    """What the arm cost by purpose, as if it had run alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySummary:
+    """One policy over its seeds, beside random."""
+
+    policy: str
+    """Label of the policy."""
+    kind: str
+    """Kind of the policy."""
+    num_seeds: int
+    test_loss: Interval
+    """Loss on the sealed test, in nats."""
+    exact_match: Interval | None
+    """Share of test items answered exactly, where every seed has it."""
+    difference_to_random: Interval | None
+    """Test loss of the policy minus that of random with the same seed; None without such pairs."""
+    steps: float
+    """Mean optimizer steps of the final fine-tuning."""
+    tokens: float
+    """Mean tokens of the final fine-tuning, without padding."""
+    compute: Cost
+    """Mean over seeds of what the arm cost for all purposes together."""
+    verdict: Verdict
+    """`better` or `worse` than random where the interval of the difference leaves out zero."""
+
+
+def total(costs: Mapping[str, Cost]) -> Cost:
+    """The cost of all purposes together."""
+    return reduce(Cost.plus, costs.values(), Cost())
+
+
+def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
+    """Each policy over its seeds, in the order in which policies first appear.
+
+    The reference is the first policy of kind ``random``.
+    """
+    by_policy: dict[str, list[ArmResult]] = {}
+    for arm in arms:
+        by_policy.setdefault(arm.policy, []).append(arm)
+    reference = next((arm.policy for arm in arms if arm.kind == "random"), None)
+    losses = {arm.seed: arm.test_loss for arm in arms if arm.policy == reference}
+    return tuple(
+        _summary(group, losses, is_reference=policy == reference)
+        for policy, group in by_policy.items()
+    )
+
+
+def to_json(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]) -> str:
+    """Arms and summaries as strict JSON: a number that is not finite becomes its name as a text."""
+    document = {
+        "format": RESULTS_FORMAT,
+        "arms": [_encode(asdict(arm)) for arm in arms],
+        "summaries": [_encode(asdict(summary)) for summary in summaries],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def arms_from_json(text: str) -> tuple[ArmResult, ...]:
+    """The arms that :func:`to_json` wrote, equal to the last bit.
+
+    Raises:
+        RunError: The text is no result of this format.
+    """
+    try:
+        document = json.loads(text)
+        found = document["format"]
+    except (ValueError, TypeError, KeyError) as fault:
+        raise RunError("the results are not a JSON object with a `format`") from fault
+    if found != RESULTS_FORMAT:
+        raise RunError(f"the results have format {found!r}; this version reads {RESULTS_FORMAT}")
+    try:
+        return tuple(_arm(fields) for fields in document["arms"])
+    except (ValueError, TypeError, KeyError, AttributeError) as fault:
+        raise RunError(f"the results hold an arm that cannot be read: {fault!r}") from fault
+
+
+def _summary(
+    arms: Sequence[ArmResult], random_losses: Mapping[int, float], *, is_reference: bool
+) -> PolicySummary:
+    exact = [arm.test_exact_match for arm in arms if arm.test_exact_match is not None]
+    pairs = [arm.test_loss - random_losses[arm.seed] for arm in arms if arm.seed in random_losses]
+    difference = student_interval(pairs) if pairs else None
+    return PolicySummary(
+        policy=arms[0].policy,
+        kind=arms[0].kind,
+        num_seeds=len(arms),
+        test_loss=student_interval([arm.test_loss for arm in arms]),
+        exact_match=student_interval(exact) if len(exact) == len(arms) else None,
+        difference_to_random=difference,
+        steps=fmean(arm.steps for arm in arms),
+        tokens=fmean(arm.tokens for arm in arms),
+        compute=_mean_cost([total(arm.costs) for arm in arms]),
+        verdict="reference" if is_reference else _verdict(difference),
+    )
+
+
+def _verdict(difference: Interval | None) -> Verdict:
+    if difference is None:
+        return "inconclusive"
+    if difference.num_samples == 1:
+        return "one seed"
+    if difference.is_below_zero:
+        return "better"
+    return "worse" if difference.is_above_zero else "inconclusive"
+
+
+def _mean_cost(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        tokens=round(fmean(cost.tokens for cost in costs)),
+        padded_tokens=round(fmean(cost.padded_tokens for cost in costs)),
+        flops=fmean(cost.flops for cost in costs),
+        seconds=fmean(cost.seconds for cost in costs),
+    )
+
+
+def _encode(value: object) -> object:
+    """The value as JSON can say it."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Cost():
+            return {name: _encode(part) for name, part in value._asdict().items()}
+        case dict():
+            return {name: _encode(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_encode(part) for part in value]
+    return value
+
+
+def _arm(fields: Mapping[str, Any]) -> ArmResult:
+    exact = fields["test_exact_match"]
+    decoded = {
+        "test_loss": float(fields["test_loss"]),
+        "test_exact_match": None if exact is None else float(exact),
+        "reward_validation_losses": tuple(map(float, fields["reward_validation_losses"])),
+        "episode_returns": tuple(map(float, fields["episode_returns"])),
+        "picks": tuple(fields["picks"]),
+        "costs": {purpose: _cost(**cost) for purpose, cost in fields["costs"].items()},
+    }
+    return ArmResult(**{**fields, **decoded})
+
+
+def _cost(*, tokens: int, padded_tokens: int, flops: float | str, seconds: float | str) -> Cost:
+    return Cost(tokens, padded_tokens, float(flops), float(seconds))

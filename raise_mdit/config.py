@@ -1,0 +1,405 @@
+"""What an experiment file may say: its keys, their meaning, units, defaults and limits.
+
+One file is one question: several policies and seeds on the same model, data and budget. Everything
+is checked here before a model or a data set is touched; :mod:`raise_mdit.experiment_file` reads the
+YAML and turns each fault into a line and column.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+
+
+class Section(BaseModel):
+    """A frozen mapping whose unknown keys and loose types are faults."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class ModelConfig(Section):
+    """The language model to tune."""
+
+    name: str = "smollm2-135m"
+    """`smollm2-135m` (installed with the project), a hub name, a folder, or a `.gguf` file."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of forward passes; bfloat16 is autocast and pays where the processor has it."""
+    max_length: int = Field(512, ge=16)
+    """Longest row in tokens, chat template included."""
+    system_prompt: str | None = None
+    """System turn put before every conversation; null leaves it to the chat template."""
+
+
+class HubConfig(Section):
+    """A data set on the Hugging Face hub."""
+
+    name: str
+    """Repository, such as `openai/gsm8k`."""
+    subset: str | None = None
+    """Configuration name within the repository."""
+    split: str = "train"
+    """Split to read."""
+
+
+class PlaygroundSource(Section):
+    """The embedded data set: about 20 families of short tasks with checkable answers."""
+
+    name: Name
+    """How shares and reports call it."""
+    kind: Literal["playground"]
+    seed: int = Field(0, ge=0)
+    """Seed of the generator."""
+    rows_per_family: int = Field(100, ge=1)
+    """Rows generated of each family."""
+
+
+class DatasetSource(Section):
+    """A file below `data.root`, or the same data from the hub."""
+
+    name: Name
+    """How shares and reports call it."""
+    kind: Literal["dataset"]
+    file: str | None = None
+    """`.json`, `.jsonl` or `.parquet`, relative to `data.root`."""
+    hub: HubConfig | None = None
+    """Where to get it when `data.root` is null."""
+    format: Literal[
+        "auto", "alpaca", "dolly", "messages", "prompt_completion", "question_answer"
+    ] = "auto"
+    """Which columns make a conversation; `auto` tells by their names."""
+    task_column: str | None = None
+    """Column that names the task of a row, such as `category`."""
+
+    @model_validator(mode="after")
+    def _has_an_origin(self) -> Self:
+        if self.file is None and self.hub is None:
+            raise ValueError("needs `file`, `hub` or both")
+        return self
+
+
+SourceConfig = Annotated[PlaygroundSource | DatasetSource, Field(discriminator="kind")]
+
+
+class ShareConfig(Section):
+    """Part of a source. Shares of the same source never overlap."""
+
+    source: Name
+    """Name of an entry of `data.sources`."""
+    rows: int | Literal["all"] = "all"
+    """How many rows, drawn by `data.seed`; `all` takes what other shares leave."""
+    tasks: tuple[str, ...] | None = None
+    """Only rows of these tasks; null takes every task."""
+
+    @model_validator(mode="after")
+    def _takes_something(self) -> Self:
+        if self.rows != "all" and self.rows < 1:
+            raise ValueError("rows should be at least 1, or `all`")
+        if self.tasks is not None and not self.tasks:
+            raise ValueError("tasks should name at least one task, or be null")
+        return self
+
+
+Shares = Annotated[tuple[ShareConfig, ...], Field(min_length=1)]
+
+
+class DataConfig(Section):
+    """Where rows come from and what each is for."""
+
+    root: str | None = None
+    """Folder that `file` entries are relative to; null reads hub sources from the hub."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draws; the same for every policy and seed of the experiment."""
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    """Data sets, each with a name."""
+    pool: Shares
+    """What may be trained on."""
+    reward_validation: Shares
+    """What rewards are measured on; policies learn from it."""
+    model_selection: tuple[ShareConfig, ...] = ()
+    """What hyper-parameters are chosen on; no policy sees it."""
+    test: Shares
+    """Sealed until each policy has finished."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """A row that cannot be read stops the run, or is skipped, counted and listed."""
+    on_long_row: Literal["stop", "drop", "truncate"] = "stop"
+    """What happens to an example longer than `model.max_length`; all but `stop` is counted."""
+    decontaminate: bool = True
+    """Remove pool rows that share their text or 13 words in a row with a held-out row."""
+
+
+class MosaicConfig(Section):
+    """Mosaic-IT compositions of several instructions (arXiv 2405.13326)."""
+
+    passes: int = Field(1, ge=1)
+    """Passes over the pool's examples; each pass uses every example once."""
+    max_instructions: int = Field(10, ge=1)
+    """Largest number of instructions in one mosaic; the number is uniform from 1 to this."""
+    max_length: int | None = Field(None, ge=16)
+    """Longest mosaic in tokens; null is `model.max_length`."""
+    strategies: dict[Literal["primary", "format", "permute", "maskout"], float] = Field(
+        default={"format": 1.0, "permute": 1.0, "maskout": 1.0}
+    )
+    """Relative weight of each strategy; by default the paper's third each."""
+
+    @model_validator(mode="after")
+    def _weights_make_sense(self) -> Self:
+        if any(weight < 0 for weight in self.strategies.values()):
+            raise ValueError("strategies: weights should not be negative")
+        if not sum(self.strategies.values()) > 0:
+            raise ValueError("strategies: at least one weight should be above 0")
+        return self
+
+
+class MditConfig(Section):
+    """MDIT interpolations of two instructions in embedding space (arXiv 2504.07288)."""
+
+    ratio: float = Field(0.5, gt=0, le=10)
+    """Interpolated candidates kept, as a multiple of the pool's examples."""
+    alpha: float = Field(1.0, gt=0)
+    """Parameter of Beta(alpha, alpha), from which lambda is drawn."""
+    across: Literal["source", "cluster"] = "cluster"
+    """Pairs never come from one and the same source, or K-means cluster."""
+    clusters: int = Field(8, ge=2)
+    """K-means clusters, for pairs and for the diversity selection."""
+    oversample: float = Field(2.0, ge=1)
+    """Generated for each one kept; the densest of each cluster are kept."""
+    neighbours: int = Field(5, ge=1)
+    """Neighbours in the cluster over which density is measured."""
+
+
+class PoolsConfig(Section):
+    """Which candidate pools are offered."""
+
+    original: bool = True
+    """The pool's examples as they are."""
+    mosaic: MosaicConfig | None = None
+    """Compositions, or null for none."""
+    mdit: MditConfig | None = None
+    """Interpolations, or null for none."""
+
+    @model_validator(mode="after")
+    def _offers_something(self) -> Self:
+        if not (self.original or self.mosaic or self.mdit):
+            raise ValueError("at least one of original, mosaic and mdit is needed")
+        return self
+
+
+class FeaturesConfig(Section):
+    """What a policy sees of a candidate (RAISE, arXiv 2504.07282)."""
+
+    semantic_size: int = Field(32, ge=1)
+    """Principal components of the model's own embedding of a candidate."""
+    clusters: int = Field(8, ge=1)
+    """K-means clusters from which windows are drawn evenly."""
+
+
+class FullConfig(Section):
+    """Every parameter is trained."""
+
+    kind: Literal["full"]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (arXiv 2106.09685) on every linear layer."""
+
+    kind: Literal["lora"]
+    rank: int = Field(8, ge=1)
+    """Rank of the update."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale of the update is alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+
+
+class TopLayersConfig(Section):
+    """The last layers are trained; what the frozen ones give is computed once per row."""
+
+    kind: Literal["top_layers"]
+    layers: int = Field(4, ge=1)
+    """How many layers, counted from the output."""
+    cache_gib: float = Field(4.0, gt=0)
+    """Memory for outputs of the frozen layers, in GiB; the oldest leave first."""
+
+
+TrainableConfig = Annotated[FullConfig | LoraConfig | TopLayersConfig, Field(discriminator="kind")]
+
+
+class LearnerConfig(Section):
+    """How a batch changes the model."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+    trainable: TrainableConfig = TopLayersConfig(kind="top_layers")
+    """Which parameters change."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Decay of the learning rate over the budget, down to 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this global norm."""
+
+
+class BudgetConfig(Section):
+    """How much an episode may train: exactly one of the two."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps."""
+    tokens: int | None = Field(None, ge=1)
+    """Tokens trained on, without padding; the step that crosses it is the last."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("needs exactly one of `steps` and `tokens`")
+        return self
+
+
+class EnvironmentConfig(Section):
+    """One episode: a fine-tuning of the model from its start to the end of the budget."""
+
+    window: int | Literal["pool"] = 64
+    """Candidates offered at each step, drawn evenly from kinds and clusters; `pool` offers all."""
+    batch_size: int = Field(8, ge=1)
+    """Candidates picked at each step: rows of one optimizer step."""
+    budget: BudgetConfig
+    """When an episode ends."""
+
+    @model_validator(mode="after")
+    def _batch_fits_window(self) -> Self:
+        if self.window != "pool" and self.batch_size > self.window:
+            raise ValueError(f"batch_size {self.batch_size} should not exceed window {self.window}")
+        return self
+
+
+class PolicySection(Section):
+    """What every policy has."""
+
+    name: Name | None = None
+    """How reports call it; its kind by default."""
+
+    @property
+    def label(self) -> str:
+        """The name, or the kind where there is none."""
+        return self.name or str(self.kind)  # type: ignore[attr-defined]  # every policy has one
+
+
+class BaseConfig(PolicySection):
+    """No training at all: the model as it is."""
+
+    kind: Literal["base"]
+
+
+class RandomConfig(PolicySection):
+    """Uniform draws from the whole pool, each candidate at most once an episode."""
+
+    kind: Literal["random"]
+
+
+class FullDataConfig(PolicySection):
+    """Every original example once, in random order: the reference without a budget."""
+
+    kind: Literal["full"]
+
+
+class LongestConfig(PolicySection):
+    """Candidates with the most response tokens, in that order (arXiv 2402.04833)."""
+
+    kind: Literal["longest"]
+
+
+class NearestToTargetConfig(PolicySection):
+    """RDS+: nearest to reward-validation by the model's own embedding (arXiv 2503.01807)."""
+
+    kind: Literal["nearest_to_target"]
+
+
+class PpoConfig(PolicySection):
+    """PPO over sets of candidates: a shared scorer with the Plackett-Luce likelihood."""
+
+    kind: Literal["ppo"]
+    episodes: int = Field(48, ge=1)
+    """Fine-tunings that the policy learns from."""
+    episodes_per_update: int = Field(4, ge=1)
+    """Fine-tunings between two updates of the policy."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Of the policy's Adam."""
+    epochs: int = Field(16, ge=1)
+    """Passes over the collected steps in one update."""
+    minibatches: int = Field(1, ge=1)
+    """Parts that a pass is cut into."""
+    clip_range: float = Field(0.2, gt=0)
+    """Epsilon of the clipped objective."""
+    gamma: float = Field(0.99, gt=0, le=1)
+    """Discount."""
+    gae_lambda: float = Field(0.5, ge=0, le=1)
+    """Lambda of generalised advantage estimation; every step has its reward, so it can be small."""
+    entropy_coefficient: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus."""
+    target_kl: float | None = Field(0.3, gt=0)
+    """An update stops early beyond this divergence; null never stops it."""
+    hidden_size: int = Field(64, ge=1)
+    """Width of the scorer."""
+
+
+PolicyConfig = Annotated[
+    BaseConfig | RandomConfig | FullDataConfig | LongestConfig | NearestToTargetConfig | PpoConfig,
+    Field(discriminator="kind"),
+]
+
+
+class EvaluationConfig(Section):
+    """What is measured besides loss."""
+
+    task_metric: Literal["exact_match"] | None = None
+    """`exact_match`: greedy decoding gives the reference response to the last token."""
+
+
+class WandbConfig(Section):
+    """Mirror of the run in Weights & Biases; the run directory stays the truth."""
+
+    mode: Literal["offline", "online"] = "offline"
+    """`online` needs a key and falls back to offline when it or the server is missing."""
+    project: str = "raise-mdit"
+    """Project, one a study."""
+    entity: str | None = None
+    """User or team; null is the key's own."""
+
+
+class TrackingConfig(Section):
+    """Where metrics go besides the run directory."""
+
+    wandb: WandbConfig | None = None
+    """Weights & Biases, or null for none."""
+
+
+class ExperimentConfig(Section):
+    """One question: several policies and seeds on the same model, data and budget."""
+
+    name: Name
+    """Name of the experiment and of its folder below the output directory."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
+    """One fine-tuning (and one training of a learned policy) for each."""
+    model: ModelConfig = ModelConfig()
+    """The language model to tune."""
+    data: DataConfig
+    """Where rows come from and what each is for."""
+    pools: PoolsConfig = PoolsConfig()
+    """Which candidates are offered."""
+    features: FeaturesConfig = FeaturesConfig()
+    """What a policy sees of them."""
+    learner: LearnerConfig = LearnerConfig()
+    """How a batch changes the model."""
+    environment: EnvironmentConfig
+    """One episode."""
+    policies: tuple[PolicyConfig, ...] = Field(min_length=1)
+    """The policies to compare; `base` and `random` belong in every comparison."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured besides loss."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go besides the run directory."""

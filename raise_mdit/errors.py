@@ -1,0 +1,43 @@
+"""What a user can do wrong. Everything else that is raised is a fault of ours.
+
+Every message says what was given, what is allowed and how to mend it. The command line prints the
+message alone and exits with :data:`UserError.exit_code`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; the message is complete without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """An experiment file that cannot be run as written."""
+
+
+class DataError(UserError):
+    """Data that is missing, broken, too long or too little."""
+
+
+class ModelError(UserError):
+    """A model that cannot be found, read or trained as asked."""
+
+
+class RunError(UserError):
+    """A run directory that is missing, unfinished or of another format."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """A sentence that offers the closest allowed name, or nothing when none is close.
+
+    Args:
+        given: What the user wrote.
+        allowed: The valid names.
+    """
+    matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,235 @@
+"""What no single key of an experiment file can tell: whether the keys fit each other and the disk.
+
+Each check takes a config whose keys are valid by themselves and gives its faults. Nothing is read
+but the names of files.
+"""
+
+from __future__ import annotations
+
+import math
+import os.path
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from raise_mdit.config import (
+    DatasetSource,
+    ExperimentConfig,
+    PpoConfig,
+    Section,
+    ShareConfig,
+)
+from raise_mdit.errors import nearest
+from raise_mdit.yaml_document import Fault, Location
+
+BUNDLED_MODEL = "smollm2-135m"
+"""The model that is installed with the project."""
+DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
+NEVER_REPEATING = ("random", "longest", "nearest_to_target")
+"""Kinds of policies that pick a candidate at most once an episode."""
+
+
+def consistency_faults(config: ExperimentConfig) -> list[Fault]:
+    """Everything that does not fit, in no particular order."""
+    checks = (_names, _shares, _policies, _pool, _pairs, _lengths, _ppo, _files, _model)
+    return [fault for check in checks for fault in check(config)]
+
+
+def largest_pool(config: ExperimentConfig) -> int | None:
+    """The most candidates that the pools can hold; None if only the data can tell."""
+    if any(share.rows == "all" for share in config.data.pool):
+        return None
+    rows = sum(int(share.rows) for share in config.data.pool)
+    mosaic, mdit = config.pools.mosaic, config.pools.mdit
+    originals = rows if config.pools.original else 0
+    mosaics = rows * mosaic.passes if mosaic else 0
+    interpolated = math.ceil(rows * mdit.ratio) if mdit else 0
+    return originals + mosaics + interpolated
+
+
+def nearest_entry(path: Path) -> str:
+    """A sentence about the folder of a missing path: its closest entry, or that it is missing too.
+
+    Paths come from the user, so they are looked at with :mod:`os.path`, which takes any text.
+    """
+    if not os.path.isdir(path.parent):
+        return f" There is no folder {str(path.parent)!r}."
+    return nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+
+
+def _names(config: ExperimentConfig) -> Iterator[Fault]:
+    sources = [source.name for source in config.data.sources]
+    for index in _repeated(sources):
+        message = f"another source has the name {sources[index]!r} already; names must differ"
+        yield Fault(("data", "sources", index, "name"), message)
+    labels = [policy.label for policy in config.policies]
+    for index in _repeated(labels):
+        key = "kind" if config.policies[index].name is None else "name"
+        message = f"another policy is called {labels[index]!r} already; give each its own `name`"
+        yield Fault(("policies", index, key), message)
+
+
+def _repeated(names: Sequence[str]) -> list[int]:
+    return [index for index, name in enumerate(names) if name in names[:index]]
+
+
+def _shares(config: ExperimentConfig) -> Iterator[Fault]:
+    sources = list(dict.fromkeys(source.name for source in config.data.sources))
+    for where, share in _all_shares(config):
+        if share.source not in sources:
+            known = f"allowed: {', '.join(sources)}.{nearest(share.source, sources)}"
+            yield Fault((*where, "source"), f"no source is called {share.source!r}, {known}")
+
+
+def _all_shares(config: ExperimentConfig) -> Iterator[tuple[Location, ShareConfig]]:
+    data = config.data
+    parts = {
+        "pool": data.pool,
+        "reward_validation": data.reward_validation,
+        "model_selection": data.model_selection,
+        "test": data.test,
+    }
+    for part, shares in parts.items():
+        for index, share in enumerate(shares):
+            yield ("data", part, index), share
+
+
+def _policies(config: ExperimentConfig) -> Iterator[Fault]:
+    kinds = {policy.kind for policy in config.policies}
+    reasons = {
+        "base": "without the untrained model nothing shows that training helped",
+        "random": "without random picks nothing shows that choosing helped",
+    }
+    for kind, reason in reasons.items():
+        if kind not in kinds:
+            message = f"a comparison needs base and random: {reason}; add `- kind: {kind}`"
+            yield Fault(("policies",), message)
+
+
+def _pool(config: ExperimentConfig) -> Iterator[Fault]:
+    most = largest_pool(config)
+    if most is None:
+        return
+    environment = config.environment
+    if environment.window == "pool":
+        if environment.batch_size > most:
+            message = f"a batch of {environment.batch_size} needs a pool of that many"
+            where = ("environment", "batch_size")
+            yield Fault(where, f"{message}, got at most {most} candidates by `data.pool`")
+    elif environment.window > most:
+        message = f"should not exceed the pool, got {environment.window}, allowed: up to {most}"
+        hint = "; lower it, write `pool`, or ask for more rows in `data.pool`"
+        yield Fault(("environment", "window"), message + hint)
+    yield from _budget(config, most)
+
+
+def _budget(config: ExperimentConfig, most: int) -> Iterator[Fault]:
+    kinds = sorted({p.kind for p in config.policies if p.kind in NEVER_REPEATING})
+    steps, batch = config.environment.budget.steps, config.environment.batch_size
+    if steps is None or not kinds or steps * batch <= most:
+        return
+    message = (
+        f"budget larger than the pool without repetition: {steps} steps of {batch} are "
+        f"{steps * batch} candidates, the pool has at most {most}, and {', '.join(kinds)} "
+        f"never repeats one; {_smaller_budget(most, batch)}ask for more rows in `data.pool`"
+    )
+    yield Fault(("environment", "budget", "steps"), message)
+
+
+def _smaller_budget(most: int, batch: int) -> str:
+    return f"lower steps to {most // batch} or " if most >= batch else ""
+
+
+def _pairs(config: ExperimentConfig) -> Iterator[Fault]:
+    mdit = config.pools.mdit
+    sources = {share.source for share in config.data.pool}
+    if mdit and mdit.across == "source" and len(sources) == 1:
+        message = f"no pairs across sources: `data.pool` has only {next(iter(sources))!r}"
+        yield Fault(("pools", "mdit", "across"), f"{message}; write `cluster` or add a source")
+
+
+def _lengths(config: ExperimentConfig) -> Iterator[Fault]:
+    mosaic = config.pools.mosaic
+    limit = config.model.max_length
+    if mosaic and mosaic.max_length is not None and mosaic.max_length > limit:
+        message = (
+            f"should not exceed model.max_length, got {mosaic.max_length}, allowed: up to {limit}"
+        )
+        yield Fault(("pools", "mosaic", "max_length"), message)
+
+
+def _ppo(config: ExperimentConfig) -> Iterator[Fault]:
+    for index, policy in enumerate(config.policies):
+        if isinstance(policy, PpoConfig):
+            yield from _episodes(policy, ("policies", index))
+            yield from _minibatches(policy, ("policies", index), config.environment.budget.steps)
+
+
+def _episodes(policy: PpoConfig, where: Location) -> Iterator[Fault]:
+    episodes, group = policy.episodes, policy.episodes_per_update
+    if episodes % group:
+        below = episodes // group * group
+        fits = " or ".join(str(number) for number in (below, below + group) if number)
+        message = f"episodes {episodes} should be a multiple of episodes_per_update {group}: {fits}"
+        yield Fault((*where, _written(policy, "episodes", "episodes_per_update")), message)
+
+
+def _minibatches(policy: PpoConfig, where: Location, steps: int | None) -> Iterator[Fault]:
+    if steps is None:
+        return
+    collected = policy.episodes_per_update * steps
+    if policy.minibatches > collected:
+        message = (
+            f"minibatches {policy.minibatches} should not exceed the {collected} steps of an "
+            f"update ({policy.episodes_per_update} episodes of {steps})"
+        )
+        yield Fault((*where, _written(policy, "minibatches", "episodes_per_update")), message)
+
+
+def _written(section: Section, *keys: str) -> str:
+    """The first of the keys that was not left to its default."""
+    return next((key for key in keys if key in section.model_fields_set), keys[0])
+
+
+def _files(config: ExperimentConfig) -> Iterator[Fault]:
+    root = config.data.root
+    if root is not None and not os.path.isdir(root):
+        yield Fault(("data", "root"), f"there is no folder {root!r}.{nearest_entry(Path(root))}")
+        return
+    local = [
+        (index, source.file)
+        for index, source in enumerate(config.data.sources)
+        if isinstance(source, DatasetSource)
+        and source.file is not None
+        and (root is not None or source.hub is None)
+    ]
+    for index, file in local:
+        yield from _file(Path(root or ".", file), ("data", "sources", index, "file"))
+
+
+def _file(path: Path, where: Location) -> Iterator[Fault]:
+    if path.suffix not in DATA_SUFFIXES:
+        message = f"should end in one of {', '.join(DATA_SUFFIXES)}, got {path.name!r}"
+        yield Fault(where, message)
+    elif not os.path.isfile(path):
+        yield Fault(where, f"there is no file {str(path)!r}.{nearest_entry(path)}")
+
+
+def _model(config: ExperimentConfig) -> Iterator[Fault]:
+    name = config.model.name
+    path = Path(name)
+    where = ("model", "name")
+    if name.startswith(("./", "../", "/")) or name.endswith(".gguf") or os.path.isdir(path):
+        yield from _model_path(path, where)
+    elif name != BUNDLED_MODEL and name.count("/") != 1:
+        known = f"{BUNDLED_MODEL!r}, a hub name such as 'owner/model', a folder or a .gguf file"
+        hint = nearest(name, [BUNDLED_MODEL])
+        yield Fault(where, f"there is no model {name!r}, allowed: {known}.{hint}")
+
+
+def _model_path(path: Path, where: Location) -> Iterator[Fault]:
+    if not os.path.exists(path):
+        yield Fault(where, f"there is no {str(path)!r}.{nearest_entry(path)}")
+    elif os.path.isdir(path) and not os.path.isfile(path / "config.json"):
+        yield Fault(where, f"the folder {str(path)!r} holds no model: config.json is missing")
+    elif os.path.isfile(path) and path.suffix != ".gguf":
+        yield Fault(where, f"should be a folder or a .gguf file, got the file {str(path)!r}")

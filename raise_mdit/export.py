@@ -1,0 +1,196 @@
+"""A learned schedule as chat data in training order, for any trainer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raise_mdit import __version__
+from raise_mdit.candidates import Mdit, Mosaic, Original, Pool, Recipe, make_example
+from raise_mdit.comparison import ArmResult, arms_from_json
+from raise_mdit.core import Example, Message
+from raise_mdit.errors import RunError, nearest
+from raise_mdit.runs import read_json, write_json, write_text
+from raise_mdit.schedule import Pick, order_digest, read_schedule
+from raise_mdit.sources.mosaic_rendering import render
+from raise_mdit.sources.mosaic_wording import Wording, load_wording
+
+EXPORT_FORMAT = "raise-mdit/export"
+EXPORT_VERSION = 1
+
+README = """\
+# A training schedule
+
+`sft.jsonl` holds {num_rows} conversations in the order in which they were chosen: {num_steps}
+optimizer steps of {batch_size} rows. Policy `{policy}`, seed {seed}.
+
+Train on it **in file order**, one pass, no shuffling and no packing, with {batch_size} rows an
+optimizer step (batch x ranks x accumulation), loss on the assistant's tokens only, at most
+{max_length} tokens a row. Settings that keep the order:
+
+| trainer | settings |
+| --- | --- |
+| Hugging Face Trainer 5, TRL | `train_sampling_strategy="sequential"`, `packing=False` |
+| LLaMA-Factory | `disable_shuffling: true`, no `val_size`, no packing |
+| Axolotl | `curriculum_sampling: true` and `shuffle_merged_datasets: false` |
+
+`manifest.json` names the model, the learner and a digest of the order; `schedule.jsonl` says which
+candidate stands in which step and slot.
+{interpolated}"""
+
+INTERPOLATED = """
+{count} rows are interpolations of two instructions in embedding space. Text cannot hold them: in
+`sft.jsonl` each stands as its heavier parent and is marked `"interpolated": true`; its parents and
+their weight are in `schedule.jsonl`.
+"""
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    directory: Path
+    policy: str
+    seed: int
+    num_rows: int
+
+
+def export_schedule(
+    directory: Path, *, policy: str | None, seed: int | None, to: Path | None
+) -> Exported:
+    """Write the schedule of one policy and seed.
+
+    Args:
+        directory: A run directory.
+        policy: Label; None takes the learned policy with the lowest test loss, or without one the
+            policy with the lowest.
+        seed: None takes the policy's first.
+        to: Where to; None is ``directory/export``.
+
+    Raises:
+        RunError: There is no such run, policy or seed, or its files were altered.
+    """
+    arm = _chosen_arm(directory, policy, seed)
+    picks = read_schedule(directory / "arms" / f"{arm.policy}-s{arm.seed}")
+    manifest = read_json(directory / "schedule.manifest.json")
+    target = to or directory / "export"
+    target.mkdir(parents=True, exist_ok=True)
+    rows = _Rows(directory).of(picks)
+    _write_lines(target / "sft.jsonl", [row.sft for row in rows])
+    _write_lines(target / "schedule.jsonl", [row.schedule for row in rows])
+    num_interpolated = sum(pick.kind == "mdit" for pick in picks)
+    write_json(
+        target / "manifest.json",
+        {
+            "format": EXPORT_FORMAT,
+            "format_version": EXPORT_VERSION,
+            "made_by": f"raise-mdit {__version__}",
+            "policy": arm.policy,
+            "seed": arm.seed,
+            "num_rows": len(picks),
+            "num_steps": arm.steps,
+            "num_interpolated": num_interpolated,
+            "order_digest": order_digest(picks),
+            "recipe": manifest["recipe"],
+        },
+    )
+    write_text(target / "README.md", _readme(arm, manifest["recipe"], len(picks), num_interpolated))
+    return Exported(target, arm.policy, arm.seed, len(picks))
+
+
+def _chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResult:
+    results = directory / "results.json"
+    if not results.is_file():
+        raise RunError(f"{directory}: not a finished run (no results.json)")
+    arms = [arm for arm in arms_from_json(results.read_text("utf-8")) if arm.steps > 0]
+    if not arms:
+        raise RunError(f"{directory}: no policy of this run trained on anything")
+    if policy is None:
+        learned = [arm for arm in arms if arm.episode_returns]
+        policy = min(learned or arms, key=lambda arm: arm.test_loss).policy
+    of_policy = {arm.seed: arm for arm in arms if arm.policy == policy}
+    if not of_policy:
+        labels = sorted({arm.policy for arm in arms})
+        raise RunError(
+            f"--policy {policy!r}: not in this run, which has {', '.join(labels)}."
+            f"{nearest(policy, labels)}"
+        )
+    if seed is None:
+        seed = min(of_policy)
+    if seed not in of_policy:
+        raise RunError(f"--seed {seed}: {policy} has seeds {sorted(of_policy)}")
+    return of_policy[seed]
+
+
+class _Row(NamedTuple):
+    sft: dict[str, Any]
+    schedule: dict[str, Any]
+
+
+class _Rows:
+    """Renders picks from a run directory's pool and texts."""
+
+    def __init__(self, directory: Path) -> None:
+        self._examples = _read_examples(directory / "examples.jsonl")
+        self._pool = Pool.read(directory / "pool.parquet")
+        self._numbers = {key: row for row, key in enumerate(self._pool.ids)}
+        self._wording: Wording = load_wording()
+
+    def of(self, picks: tuple[Pick, ...]) -> list[_Row]:
+        """Each pick as a conversation and as a line of the schedule."""
+        return [self._row(pick) for pick in picks]
+
+    def _row(self, pick: Pick) -> _Row:
+        recipe = self._pool.recipe(self._numbers[pick.id])
+        messages = [turn._asdict() for turn in self._messages(recipe)]
+        sft: dict[str, Any] = {"messages": messages, "id": pick.id, "step": pick.step}
+        if isinstance(recipe, Mdit):
+            sft["interpolated"] = True
+        return _Row(sft, {**asdict(pick), "recipe": asdict(recipe)})
+
+    def _messages(self, recipe: Recipe) -> tuple[Message, ...]:
+        match recipe:
+            case Original(example):
+                return self._examples[example].messages
+            case Mosaic():
+                return render(recipe, self._examples, self._wording)
+            case Mdit(first, second, weight):
+                return self._examples[first if weight >= 0.5 else second].messages
+
+
+def _read_examples(path: Path) -> dict[str, Example]:
+    """Examples by id; an id that does not match its text was altered.
+
+    Raises:
+        RunError: The file is missing or altered.
+    """
+    try:
+        lines = path.read_text("utf-8").rstrip("\n").split("\n")
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: no such file; is {path.parent} a run directory?") from error
+    examples = {}
+    for number, line in enumerate(lines, start=1):
+        fields = json.loads(line)
+        messages = [Message(*turn) for turn in fields["messages"]]
+        example = make_example(fields["source"], messages)
+        if example.id != fields["id"]:
+            raise RunError(f"{path}:{number}: altered since it was written")
+        examples[example.id] = example
+    return examples
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _readme(arm: ArmResult, recipe: dict[str, Any], num_rows: int, num_interpolated: int) -> str:
+    return README.format(
+        policy=arm.policy,
+        seed=arm.seed,
+        num_rows=num_rows,
+        num_steps=arm.steps,
+        batch_size=recipe["batch_size"],
+        max_length=recipe["max_length"],
+        interpolated=INTERPOLATED.format(count=num_interpolated) if num_interpolated else "",
+    )

@@ -1,0 +1,1 @@
+"""The model being tuned: loading, encoding into batches, training, evaluation."""

@@ -1,0 +1,159 @@
+"""What the untuned model knows of each example: how likely its response is, and its embedding.
+
+These are the measurements behind RAISE's difficulty and semantic state (arXiv 2504.07282) and the
+embedding of RDS+ (arXiv 2503.01807). One pass reads prompt and response, a second the response
+alone. Results are cached by content, one file for a set of rows.
+
+Shapes: ``N`` rows, ``B`` rows of a batch, ``T`` tokens, ``H`` hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from transformers import PreTrainedModel
+
+from raise_mdit.core import Cost, EncodedRow
+from raise_mdit.encoding import TextRow, plain_row
+from raise_mdit.features import Measurements
+from raise_mdit.learners.batches import Batch, collate, length_sorted_batches
+from raise_mdit.learners.causal_lm import EVALUATION_TOKENS, weighted_row_losses
+from raise_mdit.learners.flops import flops_model
+from raise_mdit.learners.forward import LayeredForward, Precision
+from raise_mdit.runs import write_bytes
+
+PROBE_VERSION = "1"
+"""Raised when the meaning of a cached number changes."""
+
+
+def measure(
+    model: PreTrainedModel,
+    rows: Sequence[EncodedRow],
+    *,
+    digest: str,
+    start_token: int,
+    precision: Precision,
+    cache: Path,
+    advance: Callable[[int], None],
+) -> tuple[Measurements, Cost]:
+    """Measurements of every row under the model as it is, and what they cost.
+
+    A cached result reports the cost of making it, so that a ledger does not depend on the cache.
+
+    Args:
+        model: Untuned.
+        rows: Plain rows.
+        digest: Hash of the model's weights.
+        start_token: Stands in the prompt's place when a response is read alone.
+        precision: Arithmetic of the passes.
+        cache: Folder of cached results.
+        advance: Called with the number of rows done.
+    """
+    file = cache / "measurements" / f"{_key(rows, digest, start_token, precision)}.safetensors"
+    found = _read(file)
+    if found is not None:
+        advance(len(rows))
+        return found
+    probe = _Probe(model, precision)
+    conditional, embeddings = probe.read(rows, advance)
+    alone, _ = probe.read([_without_prompt(row, start_token) for row in rows], lambda _done: None)
+    measured = Measurements(
+        conditional_log_prob=-conditional, response_log_prob=-alone, embeddings=embeddings
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, save({**measured._asdict(), "cost": np.array(probe.cost, np.float64)}))
+    return measured, probe.cost
+
+
+class _Probe:
+    """Reads rows in length-sorted batches and adds up what that costs."""
+
+    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
+        self._forward = LayeredForward(model, split=0, precision=precision)
+        self._flops = flops_model(model, self._forward.layers)
+        self.cost = Cost()
+
+    @torch.no_grad()
+    def read(
+        self, rows: Sequence[EncodedRow], advance: Callable[[int], None]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """[N] mean loss per scored token, and [N, H] embeddings of unit length."""
+        self._forward.set_training(False)
+        losses: list[NDArray[np.float64]] = []
+        embeddings: list[NDArray[np.float32]] = []
+        order: list[int] = []
+        for indices in length_sorted_batches(rows, max_tokens=EVALUATION_TOKENS):
+            batch_losses, batch_embeddings = self._read_batch([rows[i] for i in indices])
+            losses.append(batch_losses)
+            embeddings.append(batch_embeddings)
+            order += indices
+            advance(len(indices))
+        back = np.argsort(order)
+        return np.concatenate(losses)[back], np.concatenate(embeddings)[back]
+
+    def _read_batch(
+        self, rows: list[EncodedRow]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        started = time.perf_counter()
+        batch = collate(rows, device=self._forward.device)
+        scored = self._forward.score(self._forward.embed(batch), batch, from_split=False)
+        counts = np.array([row.num_scored for row in rows])
+        losses = weighted_row_losses(scored.logits_RV, batch, len(rows)) / counts
+        embeddings = position_weighted_mean(
+            scored.hidden_BTH.float(), torch.tensor([row.num_tokens for row in rows])
+        )
+        self.cost = self.cost.plus(self._batch_cost(rows, batch, time.perf_counter() - started))
+        return losses, embeddings.cpu().numpy()
+
+    def _batch_cost(self, rows: list[EncodedRow], batch: Batch, seconds: float) -> Cost:
+        num_rows, length = batch.ids_BT.shape
+        depth = len(self._forward.layers)
+        layers = self._flops.layers(rows=num_rows, length=length, num_layers=depth)
+        head = self._flops.head(positions=len(batch.scored_R))
+        tokens = sum(row.num_tokens for row in rows)
+        return Cost(tokens, batch.num_padded_tokens, layers + head, seconds)
+
+
+def position_weighted_mean(hidden_BTH: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    """Unit embeddings [B, H]: position i has weight i, later ones having read more (2503.01807)."""
+    positions_T = torch.arange(1, hidden_BTH.shape[1] + 1, device=hidden_BTH.device)
+    lengths_B1 = lengths_B.to(hidden_BTH.device)[:, None]
+    weights_BT = positions_T * (positions_T <= lengths_B1)
+    weights_BT = weights_BT / weights_BT.sum(dim=1, keepdim=True)
+    mean_BH = torch.einsum("bt,bth->bh", weights_BT.to(hidden_BTH.dtype), hidden_BTH)
+    return torch.nn.functional.normalize(mean_BH, dim=1)
+
+
+def _without_prompt(row: EncodedRow, start_token: int) -> EncodedRow:
+    """The response alone, behind a start token."""
+    response = row.targets[:, 0]
+    ids = np.concatenate([[start_token], response])
+    in_response = np.arange(len(ids)) > 0
+    return plain_row(row.key, TextRow(ids, in_response))
+
+
+def _key(rows: Sequence[EncodedRow], digest: str, start_token: int, precision: str) -> str:
+    state = hashlib.sha256(f"{PROBE_VERSION} {digest} {start_token} {precision}".encode())
+    for row in rows:
+        for part in (row.ids, row.scored):
+            state.update(len(part).to_bytes(8, "big"))
+            state.update(part.tobytes())
+    return state.hexdigest()[:32]
+
+
+def _read(file: Path) -> tuple[Measurements, Cost] | None:
+    """The cached result; a damaged file counts as none and is written again."""
+    try:
+        arrays = load_file(file)
+    except (FileNotFoundError, SafetensorError):
+        return None
+    tokens, padded, flops, seconds = arrays.pop("cost").tolist()
+    return Measurements(**arrays), Cost(int(tokens), int(padded), flops, seconds)

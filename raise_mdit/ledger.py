@@ -1,0 +1,45 @@
+"""What everything cost, by purpose: a result without its total cost is not a result."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from raise_mdit.core import Cost
+
+Purpose = Literal[
+    "synthesis",
+    "features",
+    "policy_training",
+    "reward_evaluation",
+    "final_training",
+    "final_evaluation",
+]
+
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+"""Synthesis of candidates; passes over the pool for features; model updates while a policy learns;
+validation passes that a policy sees; updates of the final fine-tuning; the sealed test, and
+validation passes for curves that no policy sees."""
+
+
+class Ledger:
+    """Costs added up by purpose."""
+
+    def __init__(self) -> None:
+        self._costs: dict[Purpose, Cost] = {purpose: Cost() for purpose in PURPOSES}
+
+    def charge(self, purpose: Purpose, cost: Cost) -> None:
+        """Add a cost."""
+        self._costs[purpose] = self._costs[purpose].plus(cost)
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """Every purpose with what it cost so far, zero where nothing was spent."""
+        return {str(purpose): cost for purpose, cost in self._costs.items()}
+
+    @property
+    def total(self) -> Cost:
+        """The sum over purposes."""
+        total = Cost()
+        for cost in self._costs.values():
+            total = total.plus(cost)
+        return total

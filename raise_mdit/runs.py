@@ -1,0 +1,122 @@
+"""The run directory: the truth about a run, written so that a reader never meets half a file.
+
+Every file is written beside its place under a temporary name and renamed; `metrics.jsonl` alone
+grows by whole lines. Nothing is loaded by pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from raise_mdit.errors import RunError
+
+CACHE_VARIABLE = "RAISE_MDIT_CACHE"
+"""Environment variable that moves the cache."""
+
+
+def cache_directory() -> Path:
+    """Where converted models and measurements are kept between runs."""
+    moved = os.environ.get(CACHE_VARIABLE)
+    if moved:
+        return Path(moved)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raise-mdit"
+
+
+def new_run_directory(parent: Path, name: str, *, now: datetime) -> Path:
+    """A fresh folder ``parent/name/stamp``; two processes in one second get different ones."""
+    stamp = now.strftime("%Y%m%d-%H%M%S")
+    folder = parent / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, 1000):
+        directory = folder / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        return directory
+    raise RunError(f"{folder}: a thousand runs were started in one second")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file at once: readers see the old content or the new, never a part."""
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write text as UTF-8, at once."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write strict JSON (no NaN), indented, at once."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote.
+
+    Raises:
+        RunError: The file is missing, damaged or no object.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: no such file; is {path.parent} a run directory?") from error
+    except ValueError as error:
+        raise RunError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: holds no JSON object")
+    return value
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one record a line, flushed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Append a record."""
+        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def keep_metrics(path: Path, arms: set[tuple[str, int]]) -> None:
+    """Leave only the records of the given arms (policy, seed); a torn last line goes with them."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        record = _record(line)
+        if record is not None and (record["policy"], record["seed"]) in arms:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """The record on a line, or None where a killed run left half of one."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return record

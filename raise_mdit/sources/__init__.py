@@ -1,0 +1,1 @@
+"""Where candidates come from: data sets read, and candidates synthesised from them."""

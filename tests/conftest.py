@@ -1,0 +1,121 @@
+"""What several tests need: a small random model, its tokenizer, and rows for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+WORDS = [f"w{i}" for i in range(100)]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} "
+    "{% if m['role'] == 'assistant' %}</s> {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs data that is not here, and say so."""
+    if SHARED_DATA.is_dir():
+        return
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(pytest.mark.skip(reason="the real data is not beside the project"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data."""
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def model_cache() -> Path:
+    """Where converted models are kept: the user's own cache, so that they are converted once."""
+    from raise_mdit.runs import cache_directory
+
+    return cache_directory()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A word-level tokenizer: one word, one token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>", "<system>"]
+    vocabulary = {word: i for i, word in enumerate(special + WORDS)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+@pytest.fixture(scope="session")
+def random_llama() -> Callable[..., Any]:
+    """Makes a small Llama with random weights; the same seed, the same weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def make(seed: int = 0, *, tied: bool = True) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=107,
+                    hidden_size=32,
+                    intermediate_size=64,
+                    num_hidden_layers=4,
+                    num_attention_heads=4,
+                    num_key_value_heads=2,
+                    max_position_embeddings=128,
+                    tie_word_embeddings=tied,
+                    bos_token_id=1,
+                    eos_token_id=2,
+                    pad_token_id=0,
+                )
+            )
+        return model.requires_grad_(False).eval()
+
+    return make
+
+
+@pytest.fixture
+def random_text() -> Callable[..., Any]:
+    """Makes a tokenised conversation of random tokens."""
+    from raise_mdit.encoding import TextRow
+
+    def make(rng: np.random.Generator, prompt: int, response: int) -> Any:
+        ids = rng.integers(7, 107, prompt + response)
+        return TextRow(ids, np.arange(prompt + response) >= prompt)
+
+    return make
+
+
+@pytest.fixture
+def random_rows(random_text: Callable[..., Any]) -> Callable[..., Sequence[Any]]:
+    """Makes plain rows of random tokens and lengths."""
+    from raise_mdit.encoding import plain_row
+
+    def make(count: int, seed: int = 0) -> Sequence[Any]:
+        rng = np.random.default_rng(seed)
+        return [
+            plain_row(f"row-{seed}-{i}", random_text(rng, *rng.integers(2, 12, 2)))
+            for i in range(count)
+        ]
+
+    return make

@@ -1,0 +1,265 @@
+"""The learner against plain transformers, torch's own FLOP counter and the laws of restoring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from raise_mdit.config import FullConfig, LearnerConfig, LoraConfig, TopLayersConfig
+from raise_mdit.core import EncodedRow
+from raise_mdit.encoding import mixed_row, plain_row
+from raise_mdit.errors import ModelError
+from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner, decay_factor
+
+Make = Callable[..., Any]
+
+FULL = FullConfig(kind="full")
+LORA = LoraConfig(kind="lora", rank=4)
+TOP = TopLayersConfig(kind="top_layers", layers=2)
+PARTS = [
+    pytest.param(FULL, id="full"),
+    pytest.param(LORA, id="lora"),
+    pytest.param(TOP, id="top_layers"),
+]
+
+
+def learner(model: Any, part: Any, **settings: Any) -> CausalLmLearner:
+    config = LearnerConfig(trainable=part, learning_rate=1e-2, **settings)
+    return build_learner(model, config, precision="float32", seed=0)
+
+
+def reference_losses(model: Any, rows: Sequence[EncodedRow]) -> list[float]:
+    """Each row alone through the model's own forward pass, all logits."""
+    losses = []
+    for row in rows:
+        logits = model(input_ids=torch.tensor(row.ids)[None]).logits[0]
+        log_probs = logits.log_softmax(-1)[row.scored]
+        losses.append(-log_probs[range(row.num_scored), row.targets[:, 0]].mean().item())
+    return losses
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_evaluation_equals_the_models_own_forward_pass(
+    part: Any, random_llama: Make, random_rows: Make
+) -> None:
+    rows = random_rows(7)
+    expected = reference_losses(random_llama(), rows)
+
+    found = learner(random_llama(), part).evaluate(rows)
+
+    np.testing.assert_allclose(found.item_losses, expected, rtol=1e-5)
+    counts = [row.num_scored for row in rows]
+    assert found.loss == pytest.approx(np.average(expected, weights=counts), rel=1e-5)
+
+
+def test_exact_match_is_what_greedy_decoding_gives(random_llama: Make, random_text: Make) -> None:
+    model = random_llama()
+    rng = np.random.default_rng(0)
+    prompt = random_text(rng, 5, 4)
+    decoded = model.generate(
+        torch.tensor(prompt.ids[:5])[None],
+        attention_mask=torch.ones(1, 5, dtype=torch.long),
+        max_new_tokens=4,
+        min_new_tokens=4,
+        do_sample=False,
+    )[0].numpy()
+    answered = plain_row("right", prompt._replace(ids=decoded))
+    missed = plain_row("wrong", prompt._replace(ids=np.append(decoded[:-1], decoded[-1] ^ 1)))
+
+    found = learner(model, TOP).evaluate([answered, missed])
+
+    assert found.item_exact.tolist() == [True, False]
+    assert found.exact_match == 0.5
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_updates_lower_the_loss(part: Any, random_llama: Make, random_rows: Make) -> None:
+    rows, tuned = random_rows(8), learner(random_llama(), part)
+    before = tuned.evaluate(rows).loss
+
+    for _ in range(5):
+        tuned.update(rows, progress=0.0)
+
+    assert tuned.evaluate(rows).loss < before - 0.02
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_restore_undoes_every_update_exactly(
+    part: Any, random_llama: Make, random_rows: Make
+) -> None:
+    rows, tuned = random_rows(6), learner(random_llama(), part)
+    tuned.update(rows, progress=0.0)
+    saved = tuned.snapshot()
+    first = [tuned.update(rows, progress=0.0).loss for _ in range(3)]
+    first.append(tuned.evaluate(rows).loss)
+
+    tuned.restore(saved)
+
+    again = [tuned.update(rows, progress=0.0).loss for _ in range(3)]
+    assert [*again, tuned.evaluate(rows).loss] == first
+
+
+def test_dropout_of_adapters_is_repeated_after_restoring(
+    random_llama: Make, random_rows: Make
+) -> None:
+    part = LoraConfig(kind="lora", rank=4, dropout=0.5)
+    rows, tuned = random_rows(6), learner(random_llama(), part)
+    saved = tuned.snapshot()
+    first = [tuned.update(rows, progress=0.0).loss for _ in range(3)]
+    torch.rand(7)
+
+    tuned.restore(saved)
+
+    assert [tuned.update(rows, progress=0.0).loss for _ in range(3)] == first
+
+
+def test_top_layers_from_the_cache_equal_training_them_without_it(
+    random_llama: Make, random_rows: Make
+) -> None:
+    rows, model = random_rows(6), random_llama()
+    layers = model.model.layers[2:]
+    plain = torch.optim.AdamW(layers.parameters(), lr=1e-2, weight_decay=0.0)
+    layers.requires_grad_(True)
+    for _ in range(4):
+        losses = [
+            model(input_ids=torch.tensor(row.ids)[None])
+            .logits[0]
+            .log_softmax(-1)[row.scored, row.targets[:, 0]]
+            for row in rows
+        ]
+        (-torch.cat(losses).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(layers.parameters(), 1.0)
+        plain.step()
+        plain.zero_grad()
+
+    cached = learner(random_llama(), TOP)
+    for _ in range(4):
+        cached.update(rows, progress=0.0)
+
+    with torch.no_grad():
+        assert cached.evaluate(rows).item_losses == pytest.approx(
+            reference_losses(model, rows), rel=1e-4
+        )
+
+
+def test_frozen_layers_never_change(random_llama: Make, random_rows: Make) -> None:
+    model = random_llama()
+    frozen = {k: v.clone() for k, v in model.state_dict().items() if "layers.0" in k}
+
+    learner(model, TOP).update(random_rows(4), progress=0.0)
+
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in frozen.items())
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_interpolated_loss_equals_dense_soft_labels(
+    part: Any, random_llama: Make, random_text: Make
+) -> None:
+    rng, model = np.random.default_rng(1), random_llama()
+    first, second = random_text(rng, 4, 6), random_text(rng, 7, 3)
+    row = mixed_row("mixed", first, second, weight=0.3, pad=0)
+    expected = dense_soft_label_loss(model, row)
+
+    found = learner(model, part).evaluate([row, plain_row("other", first)]).item_losses[0]
+
+    mass = row.target_weights.sum() / row.num_scored
+    assert found == pytest.approx(expected * mass, rel=1e-5)
+
+
+def dense_soft_label_loss(model: Any, row: EncodedRow) -> float:
+    """Brute force: mixed embeddings, a dense [S, V] label, cross-entropy by the sum over it."""
+    table = model.get_input_embeddings().weight
+    assert row.partner_ids is not None
+    embeds = row.mix * table[row.ids] + (1 - row.mix) * table[row.partner_ids]
+    log_probs = model(inputs_embeds=embeds[None]).logits[0].log_softmax(-1)[row.scored]
+    label = torch.zeros_like(log_probs)
+    for parent in (0, 1):
+        for position, target in enumerate(row.targets[:, parent]):
+            label[position, target] += float(row.target_weights[position, parent])
+    return float(-(label * log_probs).sum() / label.sum())
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_an_extreme_lambda_is_plain_training_of_one_parent(
+    weight: float, random_llama: Make, random_text: Make
+) -> None:
+    rng = np.random.default_rng(2)
+    first, second = random_text(rng, 4, 6), random_text(rng, 7, 3)
+    row = mixed_row("mixed", first, second, weight=weight, pad=0)
+    alone = plain_row("alone", first if weight == 1.0 else second)
+
+    found = learner(random_llama(), TOP).evaluate([row, alone]).item_losses
+
+    assert found[0] == found[1]
+
+
+def test_a_row_mixed_with_itself_is_the_row(random_llama: Make, random_text: Make) -> None:
+    text = random_text(np.random.default_rng(3), 4, 6)
+    row = mixed_row("mixed", text, text, weight=0.37, pad=0)
+
+    found = learner(random_llama(), TOP).evaluate([row, plain_row("plain", text)]).item_losses
+
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_non_finite_loss_is_reported_and_changes_nothing(
+    random_llama: Make, random_rows: Make
+) -> None:
+    model, rows = random_llama(), random_rows(4)
+    tuned = learner(model, TOP)
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    before = [parameter.clone() for parameter in model.model.layers[3].parameters()]
+
+    stats = tuned.update(rows, progress=0.0)
+
+    assert math.isnan(stats.loss)
+    after = model.model.layers[3].parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_flops_agree_with_the_counter_of_torch(
+    part: Any, random_llama: Make, random_rows: Make
+) -> None:
+    model, rows = random_llama(), random_rows(4)
+    model.set_attn_implementation("eager")  # torch does not count the fused one on a CPU
+    tuned = learner(model, part)
+    tuned.update(rows, progress=0.0)  # fills the cache of frozen layers
+    tuned.evaluate(rows)
+
+    with FlopCounterMode(display=False) as counted_update:
+        update = tuned.update(rows, progress=0.0)
+    with FlopCounterMode(display=False) as counted_evaluation:
+        evaluation = tuned.evaluate(rows)
+
+    assert evaluation.cost.flops == pytest.approx(counted_evaluation.get_total_flops(), rel=0.01)
+    assert update.cost.flops == pytest.approx(counted_update.get_total_flops(), rel=0.15)
+
+
+def test_a_new_account_pays_for_cached_rows_again(random_llama: Make, random_rows: Make) -> None:
+    rows, tuned = random_rows(4), learner(random_llama(), TOP)
+    first, second = (tuned.evaluate(rows).cost.flops for _ in range(2))
+
+    tuned.open_account()
+
+    assert second < first
+    assert tuned.evaluate(rows).cost.flops == first
+
+
+def test_more_layers_than_the_model_has_is_the_users_mistake(random_llama: Make) -> None:
+    with pytest.raises(ModelError, match=r"learner.trainable.layers: 9 .* has 4"):
+        learner(random_llama(), TopLayersConfig(kind="top_layers", layers=9))
+
+
+@pytest.mark.parametrize(("decay", "half"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
+def test_the_learning_rate_decays_as_named(decay: Any, half: float) -> None:
+    assert decay_factor(decay, 0.0) == 1.0
+    assert decay_factor(decay, 0.5) == pytest.approx(half)
+    assert decay_factor(decay, 1.0) == pytest.approx(1.0 if decay == "constant" else 0.0)

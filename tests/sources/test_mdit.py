@@ -1,0 +1,283 @@
+"""Interpolations: who is paired with whom, how much of each, and which are kept.
+
+Shapes: ``M`` examples, ``H`` hidden size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from raise_mdit.candidates import make_example
+from raise_mdit.core import Message
+from raise_mdit.errors import DataError
+from raise_mdit.sources.mdit import (
+    Interpolation,
+    Lengths,
+    density,
+    interpolate,
+    proportional_quotas,
+    select_diverse,
+)
+
+M, H = 30, 8
+EXAMPLES = [
+    make_example("mine", [Message("user", f"q{i}"), Message("assistant", "a")]) for i in range(M)
+]
+NUMBERS = {example.id: i for i, example in enumerate(EXAMPLES)}
+TASKS = np.arange(M) % 3
+SHORT = Lengths(np.full(M, 10), np.full(M, 5))
+
+
+def embeddings() -> NDArray[np.float32]:
+    rows = np.random.default_rng(0).normal(size=(M, H))
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def interpolated(*, seed: int = 0, **changes: Any) -> Interpolation:
+    settings: dict[str, Any] = {
+        "tasks": TASKS,
+        "lengths": SHORT,
+        "num_kept": 20,
+        "oversample": 2.0,
+        "alpha": 1.0,
+        "num_clusters": 3,
+        "num_neighbours": 4,
+        "max_length": 100,
+    }
+    settings |= changes
+    tasks, lengths = settings.pop("tasks"), settings.pop("lengths")
+    rng = np.random.default_rng(seed)
+    return interpolate(EXAMPLES, embeddings(), tasks, lengths, **settings, rng=rng)
+
+
+def pairs(made: Interpolation) -> list[tuple[int, int]]:
+    return [(NUMBERS[recipe.first], NUMBERS[recipe.second]) for recipe in made.recipes]
+
+
+# --- Pairs.
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parents_are_never_of_one_task(seed: int) -> None:
+    made = interpolated(seed=seed, num_kept=60)
+
+    assert all(TASKS[first] != TASKS[second] for first, second in pairs(made))
+
+
+def test_every_example_is_a_first_parent_before_any_is_one_again() -> None:
+    made = interpolated(num_kept=2 * M + M // 2, oversample=1.0)
+
+    counts = Counter(first for first, _ in pairs(made))
+    assert len(counts) == M
+    assert set(counts.values()) == {2, 3}
+
+
+def test_second_parents_are_drawn_evenly_from_other_tasks() -> None:
+    made = interpolated(num_kept=100 * M, oversample=1.0)
+
+    counts = Counter(second for _, second in pairs(made))
+    assert len(counts) == M
+    assert max(abs(count - 100) for count in counts.values()) < 5 * 10  # Poisson: deviation 10
+
+
+def test_no_pair_is_longer_than_the_limit() -> None:
+    rng = np.random.default_rng(1)
+    lengths = Lengths(rng.integers(1, 60, M), rng.integers(1, 60, M))
+
+    made = interpolated(lengths=lengths, max_length=70, num_kept=40)
+
+    longest = [
+        max(lengths.prompts[[i, j]]) + max(lengths.responses[[i, j]]) for i, j in pairs(made)
+    ]
+    assert max(longest) <= 70
+    assert made.num_generated + made.num_too_long == 80
+
+
+def test_an_example_that_fits_with_none_is_given_up_each_time_and_counted() -> None:
+    prompts = np.full(M, 10)
+    prompts[4] = 99
+
+    made = interpolated(lengths=Lengths(prompts, np.full(M, 5)), num_kept=3 * M, oversample=1.0)
+
+    assert made.num_too_long == 3
+    assert made.num_generated == 3 * M - 3
+    assert all(4 not in pair for pair in pairs(made))
+
+
+def test_a_pair_may_be_as_long_as_the_limit() -> None:
+    assert interpolated(max_length=15).num_too_long == 0
+
+
+def test_the_same_generator_gives_the_same_recipes_and_another_gives_others() -> None:
+    assert interpolated(seed=1) == interpolated(seed=1)
+    assert interpolated(seed=1) != interpolated(seed=2)
+
+
+def test_one_task_alone_cannot_be_paired() -> None:
+    with pytest.raises(DataError, match=r"pools\.mdit: every example is of one task.*cluster"):
+        interpolated(tasks=np.zeros(M, np.int64))
+
+
+def test_a_limit_that_no_pair_meets_is_named() -> None:
+    with pytest.raises(DataError, match=r"pools\.mdit: no pair .* model\.max_length 14"):
+        interpolated(max_length=14)
+
+
+# --- Lambda.
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
+def test_lambda_has_the_moments_of_its_beta_distribution(alpha: float) -> None:
+    made = interpolated(alpha=alpha, num_kept=4000, oversample=1.0)  # all are kept
+
+    weights = np.array([recipe.weight for recipe in made.recipes])
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert np.all((weights >= 0) & (weights <= 1))
+    assert weights.mean() == pytest.approx(0.5, abs=4 * np.sqrt(variance / 4000))
+    assert weights.var() == pytest.approx(variance, rel=0.1)
+
+
+def test_every_pair_has_a_lambda_of_its_own() -> None:
+    weights = [recipe.weight for recipe in interpolated().recipes]
+
+    assert len(set(weights)) == len(weights)
+
+
+# --- What is kept.
+
+
+@pytest.mark.parametrize(("num_kept", "oversample"), [(1, 1.0), (7, 2.0), (20, 2.5), (45, 1.0)])
+def test_as_many_are_kept_as_wanted(num_kept: int, oversample: float) -> None:
+    made = interpolated(num_kept=num_kept, oversample=oversample)
+
+    assert len(made.recipes) == len(set(made.recipes)) == num_kept
+    assert made.num_generated == round(num_kept * oversample)
+
+
+def test_all_are_kept_where_fewer_could_be_made_than_wanted() -> None:
+    prompts = np.where(np.arange(M) < 20, 99, 10)
+
+    made = interpolated(lengths=Lengths(prompts, np.full(M, 5)), num_kept=M, oversample=1.0)
+
+    assert len(made.recipes) == made.num_generated == M - made.num_too_long < M
+
+
+def test_the_densest_of_each_cluster_are_kept_in_proportion_to_its_size() -> None:
+    # On a line: two crowds, each with a middle, of six and three points.
+    far = [0.0, 3.0, 3.9, 4.1, 5.0, 9.0]
+    near = [101.0, 100.0, 104.0]
+    points = np.array([[x, 0.0] for x in [*far, *near]], np.float32)
+
+    kept = select_diverse(points, 3, num_clusters=2, num_neighbours=2, rng=np.random.default_rng(0))
+
+    # Mean distances to two neighbours: 3.45, .95, .55, .55, 1.0, 4.45 and 2, 2.5, 3.5.
+    assert kept.tolist() == [2, 3, 6]
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_points_that_differ_by_rounding_are_selected_from() -> None:
+    # A small alpha gives lambdas within rounding of 1, and so near-copies of a few parents.
+    near = embeddings()[:3]
+    points = np.concatenate([near, np.nextafter(near, np.float32(2)), np.nextafter(near, -near)])
+
+    kept = select_diverse(points, 5, num_clusters=8, num_neighbours=2, rng=np.random.default_rng(0))
+
+    assert len(set(kept.tolist())) == 5
+
+
+# --- Density.
+
+
+def mean_distances(points: NDArray[np.float64], num_neighbours: int) -> list[float]:
+    means = []
+    for i, point in enumerate(points):
+        others = sorted(
+            float(np.sqrt(((point - other) ** 2).sum())) for j, other in enumerate(points) if j != i
+        )
+        nearest = others[:num_neighbours]
+        means.append(sum(nearest) / len(nearest))
+    return means
+
+
+@pytest.mark.parametrize("num_neighbours", [1, 3, 19, 50])
+def test_density_is_the_inverse_mean_distance_to_the_nearest(num_neighbours: int) -> None:
+    points = np.random.default_rng(4).normal(size=(20, 3))
+
+    found = density(points.astype(np.float32), num_neighbours)
+
+    np.testing.assert_allclose(1 / found, mean_distances(points, num_neighbours), rtol=1e-5)
+
+
+def test_a_lone_point_has_no_density() -> None:
+    assert density(np.ones((1, 3), np.float32), 5).tolist() == [0.0]
+
+
+def test_copies_are_dense_but_finite() -> None:
+    points = np.array([[0.0], [0.0], [1.0]], np.float32)
+
+    found = density(points, 1)
+
+    assert np.all(np.isfinite(found))
+    assert found[0] == found[1] > found[2] == 1.0
+
+
+# --- Quotas.
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "quotas"),
+    [
+        pytest.param([6, 3], 3, [2, 1], id="exact"),
+        pytest.param([5, 3, 2], 4, [2, 1, 1], id="the largest remainder first"),
+        pytest.param([1, 1, 1], 2, [1, 1, 0], id="ties to the lower index"),
+        # The shares are 4/3, 1/3 and 1/3; as floats the first remainder is the smallest.
+        pytest.param([4, 1, 1], 2, [2, 0, 0], id="ties that floats would miss"),
+        pytest.param([3, 0, 1], 2, [2, 0, 0], id="nothing for nobody"),
+        pytest.param([2, 5], 7, [2, 5], id="all"),
+    ],
+)
+def test_quotas_by_hand(sizes: list[int], total: int, quotas: list[int]) -> None:
+    assert proportional_quotas(np.array(sizes), total).tolist() == quotas
+
+
+@st.composite
+def sizes_and_totals(draw: st.DrawFn) -> tuple[list[int], int]:
+    sizes = draw(st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any))
+    return sizes, draw(st.integers(0, sum(sizes)))
+
+
+@settings(deadline=None)
+@given(sizes_and_totals())
+def test_quotas_keep_the_laws_of_a_fair_division(given_: tuple[list[int], int]) -> None:
+    sizes, total = given_
+
+    quotas = proportional_quotas(np.array(sizes), total).tolist()
+
+    assert sum(quotas) == total
+    assert all(0 <= quota <= size for quota, size in zip(quotas, sizes, strict=True))
+    # |quota - size * total / sum| < 1, in whole numbers.
+    whole = sum(sizes)
+    assert all(
+        abs(quota * whole - size * total) < whole for quota, size in zip(quotas, sizes, strict=True)
+    )
+    assert quotas == hamilton(sizes, total)
+
+
+def hamilton(sizes: Sequence[int], total: int) -> list[int]:
+    """Seat by seat: the next goes to whoever has the most of a seat left over."""
+    whole = sum(sizes)
+    quotas = [size * total // whole for size in sizes]
+    left_over = [size * total % whole for size in sizes]
+    while sum(quotas) < total:
+        winner = left_over.index(max(left_over))
+        quotas[winner] += 1
+        left_over[winner] = -1
+    return quotas

@@ -1,0 +1,395 @@
+"""Every kind of mistake in an experiment file is told with its place, all of them at once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from raise_mdit.config import ExperimentConfig, PpoConfig, TopLayersConfig
+from raise_mdit.errors import ConfigError
+from raise_mdit.experiment_file import load_experiment, resolved_yaml
+
+VALID = """\
+name: valid
+seeds: [0, 1]
+model:
+  name: smollm2-135m
+  max_length: 256
+data:
+  sources:
+    - name: tasks
+      kind: playground
+    - name: maths
+      kind: dataset
+      hub: {name: openai/gsm8k}
+  pool:
+    - source: tasks
+      rows: 100
+    - {source: maths, rows: 20}
+  reward_validation:
+    - {source: tasks, rows: 16}
+  test:
+    - {source: tasks, rows: 16}
+learner:
+  learning_rate: 1e-4
+  trainable: {kind: top_layers, layers: 2}
+environment:
+  window: 32
+  batch_size: 8
+  budget: {steps: 10}
+policies:
+  - kind: base
+  - kind: random
+  - kind: ppo
+    episodes: 8
+  - kind: ppo
+    name: ppo-long.v2
+    episodes: 48
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(VALID)
+    return path
+
+
+def faults(path: Path, overrides: Sequence[str] = ()) -> list[str]:
+    """Lines of the error, without the source lines, and with the file's folder taken out."""
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path, overrides)
+    lines = str(caught.value).replace(f"{path.parent}/", "").splitlines()
+    return [line for line in lines if line.startswith((path.name, "--set"))]
+
+
+def load_text(path: Path, text: str) -> ExperimentConfig:
+    path.write_text(text)
+    return load_experiment(path)
+
+
+def edited(*replacements: tuple[str, str]) -> str:
+    text = VALID
+    for old, new in replacements:
+        assert text.count(old) == 1, f"{old!r} should occur once"
+        text = text.replace(old, new)
+    return text
+
+
+def test_a_valid_file_loads_with_its_types(path: Path) -> None:
+    config = load_experiment(path)
+
+    assert config.seeds == (0, 1)
+    assert config.learner.learning_rate == 1e-4
+    assert isinstance(config.learner.trainable, TopLayersConfig)
+    assert [policy.label for policy in config.policies] == ["base", "random", "ppo", "ppo-long.v2"]
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1.0e-4", "1E-4", "0.0001"])
+def test_floats_need_no_point(path: Path, written: str) -> None:
+    config = load_text(path, edited(("learning_rate: 1e-4", f"learning_rate: {written}")))
+    assert config.learner.learning_rate == 1e-4
+
+
+# One edit, one fault: what is replaced, by what, and the line that is expected.
+SCHEMA_FAULTS = {
+    "unknown key": (
+        "  max_length: 256",
+        "  max_lenght: 256",
+        ":5:3: model.max_lenght: unknown key, allowed here: name, precision, max_length, "
+        "system_prompt. Did you mean 'max_length'?",
+    ),
+    "unknown key of a union": (
+        "    episodes: 8\n",
+        "    episode: 8\n",
+        ":32:5: policies.2.episode: unknown key, allowed here: name, kind, episodes, ",
+    ),
+    "unknown key named like the kind": (
+        "    episodes: 8\n",
+        "    episodes: 8\n    ppo: 1\n",
+        ":33:5: policies.2.ppo: unknown key, allowed here: name,",
+    ),
+    "unknown key of a mapping": (
+        "learner:\n",
+        "pools: {mosaic: {strategies: {permut: 1}}}\nlearner:\n",
+        ":21:31: pools.mosaic.strategies.permut: unknown key, allowed here: primary, format, "
+        "permute, maskout. Did you mean 'permute'?",
+    ),
+    "unknown kind": (
+        "  - kind: random",
+        "  - kind: radnom",
+        ":30:11: policies.1.kind: got 'radnom', allowed: base, random, full, longest, "
+        "nearest_to_target, ppo. Did you mean 'random'?",
+    ),
+    "missing kind": (
+        "kind: top_layers, ",
+        "",
+        ":23:3: learner.trainable.kind: is required but missing, allowed: full, lora, top_layers",
+    ),
+    "missing key": (
+        "  budget: {steps: 10}\n",
+        "",
+        ":24:1: environment.budget: is required but missing",
+    ),
+    "wrong choice": (
+        "  max_length: 256",
+        "  precision: bfloat61",
+        ":5:14: model.precision: got 'bfloat61', allowed: float32, bfloat16. "
+        "Did you mean 'bfloat16'?",
+    ),
+    "text for a number": (
+        "  batch_size: 8",
+        "  batch_size: eight",
+        ":26:15: environment.batch_size: should be a whole number, got 'eight'.",
+    ),
+    "quoted number": (
+        "  batch_size: 8",
+        '  batch_size: "8"',
+        ":26:15: environment.batch_size: should be a whole number, got '8'. "
+        "Numbers, true and false stand without quotes.",
+    ),
+    "float for a whole number": (
+        "  batch_size: 8",
+        "  batch_size: 8.0",
+        ":26:15: environment.batch_size: should be a whole number, got 8.0. Write 8.",
+    ),
+    "boolean for a number": (
+        "seeds: [0, 1]",
+        "seeds: [0, true]",
+        ":2:12: seeds.1: should be a whole number, got true.",
+    ),
+    "number for text": (
+        "  name: smollm2-135m",
+        "  name: 135",
+        ":4:9: model.name: should be text, got 135. Put it in quotes.",
+    ),
+    "neither branch of a union": (
+        "  window: 32",
+        "  window: all",
+        ":25:11: environment.window: should be a whole number or 'pool', got 'all'.",
+    ),
+    "yes is no boolean": (
+        "data:\n",
+        "data:\n  decontaminate: yes\n",
+        ":7:18: data.decontaminate: should be true or false, got 'yes'.",
+    ),
+    "null": ("  max_length: 256", "  max_length:", ":5:3: model.max_length: should be a whole"),
+    "scalar for a section": (
+        "  trainable: {kind: top_layers, layers: 2}",
+        "  trainable: lora",
+        ":23:14: learner.trainable: ",
+    ),
+    "scalar for a list": ("seeds: [0, 1]", "seeds: 0", ":2:8: seeds: should be a list, got 0."),
+    "empty list": (
+        "seeds: [0, 1]",
+        "seeds: []",
+        ":2:1: seeds: should have at least 1 entry, got an empty list",
+    ),
+    "out of range": (
+        "layers: 2}",
+        "layers: 0}",
+        ":23:41: learner.trainable.layers: should be greater than or equal to 1, got 0",
+    ),
+    "not finite": (
+        "rate: 1e-4",
+        "rate: .inf",
+        ":22:18: learner.learning_rate: should be a finite number, got .inf",
+    ),
+    "bad name": (
+        "name: valid",
+        "name: not valid",
+        ":1:7: name: should be letters, digits, '_', '.' and '-', beginning with a letter or "
+        "digit, got 'not valid'",
+    ),
+    "validator that names its key": (
+        "      rows: 100",
+        "      rows: 0",
+        ":15:13: data.pool.0.rows: rows should be at least 1, or `all`",
+    ),
+    "validator of a section": (
+        "{steps: 10}",
+        "{steps: 10, tokens: 10}",
+        ":27:3: environment.budget: needs exactly one of `steps` and `tokens`",
+    ),
+    "duplicate key": (
+        "  batch_size: 8",
+        "  window: 8",
+        ":26:3: environment.window: is given twice, first on line 25; keep one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), SCHEMA_FAULTS.values(), ids=SCHEMA_FAULTS)
+def test_a_fault_of_one_key_has_its_place(path: Path, old: str, new: str, expected: str) -> None:
+    path.write_text(edited((old, new)))
+    found = faults(path)[0]
+    assert found.startswith(f"experiment.yaml{expected}")
+
+
+def test_broken_yaml_is_shown_where_it_breaks(path: Path) -> None:
+    path.write_text(edited(("  batch_size: 8", "\tbatch_size: 8")))
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    assert str(caught.value).removeprefix(f"{path}").splitlines() == [
+        ":26:1: a tab cannot indent in YAML; use spaces",
+        "   26 | \tbatch_size: 8",
+        "        ^",
+    ]
+
+
+def test_the_line_is_shown_with_a_caret_under_the_value(path: Path) -> None:
+    path.write_text(edited(("  batch_size: 8", "  batch_size: eight")))
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    assert str(caught.value).splitlines()[1:] == [
+        "   26 |   batch_size: eight",
+        "                      ^^^^^",
+    ]
+
+
+def test_all_faults_come_at_once_in_the_order_of_lines(path: Path) -> None:
+    path.write_text(
+        edited(
+            ("name: valid", "nmae: valid"),
+            ("seeds: [0, 1]", "seeds: [0, one]"),
+            ("  batch_size: 8", "  window: 8"),
+            ("  - kind: random", "  - kind: rand"),
+        )
+    )
+    places = [line.split(": ")[0] for line in faults(path)]
+    assert places == [f"experiment.yaml:{at}" for at in ("1:1", "1:1", "2:12", "26:3", "30:11")]
+
+
+def test_a_list_with_broken_entries_is_not_called_too_short(path: Path) -> None:
+    path.write_text(edited(("[0, 1]", "[a]")))
+    assert faults(path) == ["experiment.yaml:2:9: seeds.0: should be a whole number, got 'a'."]
+
+
+@pytest.mark.parametrize("text", ["", "\n# nothing yet\n", "---\n", "null\n"])
+def test_an_empty_file_is_called_empty(path: Path, text: str) -> None:
+    path.write_text(text)
+    assert faults(path) == [
+        "experiment.yaml: is empty; an experiment needs at least name, data, environment, policies"
+    ]
+
+
+@pytest.mark.parametrize("text", ["just text\n", "- a\n- b\n"])
+def test_a_file_that_is_no_section_says_so(path: Path, text: str) -> None:
+    path.write_text(text)
+    assert faults(path)[0].startswith("experiment.yaml:1:1: should be a section of keys, got ")
+
+
+def test_a_missing_file_offers_the_nearest(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not exist\. Did you mean 'experiment\.yaml'\?$"):
+        load_experiment(path.with_name("experiment.yml"))
+
+
+def test_a_missing_folder_is_named(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not exist\. There is no folder '.*/nowhere'\.$"):
+        load_experiment(path.parent / "nowhere" / "experiment.yaml")
+
+
+def test_a_folder_is_no_file(path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder; name an experiment file in it"):
+        load_experiment(path.parent)
+
+
+def test_a_name_that_no_file_can_have_is_unreadable(path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        load_experiment(path.with_name("x" * 5000))
+
+
+def test_other_encodings_are_told_with_the_line(path: Path) -> None:
+    path.write_bytes(VALID.replace("[0, 1]", "[0, 1]  # zw\u00f6lf").encode("latin-1"))
+    assert faults(path) == ["experiment.yaml:2: is not UTF-8 text; save it as UTF-8"]
+
+
+def test_a_byte_order_mark_is_ignored(path: Path) -> None:
+    path.write_text(VALID, encoding="utf-8-sig")
+    assert load_experiment(path).name == "valid"
+
+
+@pytest.mark.parametrize(("override", "expected"), [("seeds=[4]", (4,)), ("seeds.1=7", (0, 7))])
+def test_overrides_are_yaml(path: Path, override: str, expected: tuple[int, ...]) -> None:
+    assert load_experiment(path, [override]).seeds == expected
+
+
+@pytest.mark.parametrize(("entry", "index"), [("2", 2), ("short", 2), ("ppo-long.v2", 3), ("3", 3)])
+def test_list_entries_go_by_position_or_name(path: Path, entry: str, index: int) -> None:
+    path.write_text(edited(("    episodes: 8\n", "    episodes: 8\n    name: short\n")))
+    policy = load_experiment(path, [f"policies.{entry}.episodes=4"]).policies[index]
+    assert isinstance(policy, PpoConfig)
+    assert policy.episodes == 4
+
+
+def test_list_entries_go_by_kind_and_source(path: Path) -> None:
+    overrides = ["policies.random.name=luck", "data.pool.maths.rows=30"]
+    config = load_experiment(path, overrides)
+    assert config.policies[1].name == "luck"
+    assert config.data.pool[1].rows == 30
+
+
+def test_overrides_make_the_sections_they_need(path: Path) -> None:
+    config = load_experiment(path, ["tracking.wandb.mode=online", "pools.mosaic={}"])
+    assert config.tracking.wandb is not None
+    assert config.tracking.wandb.mode == "online"
+    assert config.pools.mosaic is not None
+
+
+def test_the_later_override_wins(path: Path) -> None:
+    overrides = ["learner.trainable.layers=3", "learner.trainable={kind: full}", "name=a", "name=b"]
+    config = load_experiment(path, overrides)
+    assert config.learner.trainable.kind == "full"
+    assert config.name == "b"
+
+
+OVERRIDE_FAULTS = {
+    "nme=x": "unknown key 'nme', allowed here: name, seeds, model, data, pools, features, ",
+    "model.nme=x": "unknown key 'model.nme', allowed here: name, precision, max_length, "
+    "system_prompt. Did you mean 'name'?",
+    "learner.trainable.rank=2": "unknown key 'learner.trainable.rank', allowed here: kind, layers",
+    "pools.mosaic.strategies.format.x=1": "'pools.mosaic.strategies.format' holds no keys",
+    "policies.rndom.name=x": "no entry 'rndom', allowed: ppo-long.v2, base, random, ppo, "
+    "0 to 3 by position. Did you mean 'random'?",
+    "policies.4.name=x": "no entry '4', allowed: ",
+    "policies.ppo.name=x": "'ppo' is the kind of several entries; use the position",
+    "name.first=x": "'name' holds no keys",
+    "seeds": "should be key=value, such as seeds=[0,1]",
+    "=1": "should be key=value",
+    "name=": "needs a value; write null for none",
+    "seeds=[0": "this bracket is not closed",
+    "learner={learning_rate: 1, learning_rate: 2}": "is given twice",
+    "environment.window=some": "environment.window: should be a whole number or 'pool', got",
+    "environment={}": "environment.budget: is required but missing",
+    "model.name=smolm2-135m": "model.name: there is no model 'smolm2-135m', allowed: ",
+    "learner.learning_rate=.nan": "should be a finite number, got .nan",
+}
+
+
+@pytest.mark.parametrize(("override", "expected"), OVERRIDE_FAULTS.items())
+def test_a_fault_of_an_override_shows_the_override(
+    path: Path, override: str, expected: str
+) -> None:
+    assert faults(path, [override])[0].startswith(f"--set {override}: {expected}")
+
+
+def test_faults_of_overrides_come_after_those_of_the_file(path: Path) -> None:
+    path.write_text(edited(("[0, 1]", "[a]")))
+    found = faults(path, ["name=a b", "nme=x"])
+    assert [line.split(": ")[0] for line in found] == [
+        "experiment.yaml:2:9",
+        "--set nme=x",
+        "--set name=a b",
+    ]
+
+
+def test_an_override_mends_the_file(path: Path) -> None:
+    path.write_text(edited(("[0, 1]", "[a]")))
+    assert load_experiment(path, ["seeds=[0]"]).seeds == (0,)
+
+
+def test_the_resolved_config_loads_again(path: Path) -> None:
+    config = load_experiment(path, ["pools.mosaic={strategies: {permute: 3.0, format: 1}}"])
+    text = resolved_yaml(config)
+    assert load_text(path, text) == config
+    assert text.startswith("name: valid\nseeds:\n- 0\n- 1\nmodel:\n  name: smollm2-135m\n")

@@ -1,0 +1,310 @@
+"""Features against definitions written out by hand.
+
+Shapes: ``M`` examples, ``H`` hidden size, ``N`` candidates, ``Q`` targets.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from raise_mdit.candidates import Candidate, Mdit, Mosaic, Original, Pool, Recipe
+from raise_mdit.core import KINDS
+from raise_mdit.features import (
+    CLIP,
+    DIFFICULTY,
+    FeatureTable,
+    Measurements,
+    build_features,
+    candidate_embeddings,
+    cluster,
+    nearest_first,
+    standardised,
+)
+
+M, H = 12, 6
+ROWS = {f"e{i}": i for i in range(M)}
+ORIGINALS: list[Recipe] = [Original(f"e{i}") for i in range(M)]
+MADE: list[Recipe] = [
+    Mosaic(("e0", "e1", "e5"), "format", {}),
+    Mosaic(("e7",), "primary", {}),
+    Mdit("e2", "e9", 0.25),
+    Mdit("e3", "e4", 0.5),
+]
+POOL_SHAPE = {"semantic_size": 3, "num_clusters": 2, "seed": 0}
+
+
+def pool(recipes: list[Recipe]) -> Pool:
+    return Pool.of([Candidate(r, "mine", 10 + 7 * i, 3 + 2 * i) for i, r in enumerate(recipes)])
+
+
+def unit(points: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
+
+
+def measurements(embeddings: NDArray[np.float32] | None = None) -> Measurements:
+    rng = np.random.default_rng(0)
+    return Measurements(
+        conditional_log_prob=-rng.exponential(2.0, M),
+        response_log_prob=-rng.exponential(4.0, M),
+        embeddings=unit(rng.normal(size=(M, H))) if embeddings is None else embeddings,
+    )
+
+
+def blobs() -> NDArray[np.float32]:
+    """Examples that alternate between two far corners of the sphere."""
+    corners = np.eye(H)[np.arange(M) % 2]
+    return unit(corners + 0.01 * np.random.default_rng(1).normal(size=(M, H)))
+
+
+def features(recipes: list[Recipe], measured: Measurements, **changes: int) -> FeatureTable:
+    return build_features(pool(recipes), measured, ROWS, **{**POOL_SHAPE, **changes})
+
+
+def by_hand(column: list[float]) -> list[float]:
+    """Mean 0 and standard deviation 1, the long way."""
+    mean = math.fsum(column) / len(column)
+    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in column) / len(column))
+    return [(x - mean) / deviation for x in column]
+
+
+# --- Standardising.
+
+
+def test_columns_are_standardised_each_by_itself() -> None:
+    columns = np.array([[1.0, -40.0], [2.0, 0.0], [6.0, 10.0]])
+
+    found = standardised(columns)
+
+    expected = [by_hand(columns[:, 0].tolist()), by_hand(columns[:, 1].tolist())]
+    np.testing.assert_allclose(found.T, expected, rtol=1e-12)
+
+
+def test_an_outlier_is_cut_off_on_either_side() -> None:
+    column = np.zeros(100)
+    column[7] = 1e6
+
+    assert standardised(np.stack([column, -column], axis=1))[7].tolist() == [CLIP, -CLIP]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e6])
+def test_a_constant_column_gives_zero(value: float) -> None:
+    columns = np.stack([np.full(7, value), np.arange(7.0)], axis=1)
+
+    assert np.all(standardised(columns)[:, 0] == 0.0)
+
+
+@settings(deadline=None)
+@given(
+    arrays.arrays(
+        np.float64,
+        st.tuples(st.integers(1, 12), st.integers(1, 3)),
+        elements=st.integers(-1000, 1000).map(float),
+    )
+)
+def test_standardised_columns_keep_their_order_within_the_limits(
+    columns: NDArray[np.float64],
+) -> None:
+    found = standardised(columns)
+
+    assert np.all(np.abs(found) <= CLIP)
+    for column, scaled in zip(columns.T, found.T, strict=True):
+        assert np.all(np.diff(scaled[np.argsort(column)]) >= 0)
+        if np.abs(scaled).max() < CLIP and np.ptp(column) > 0:
+            assert scaled.mean() == pytest.approx(0.0, abs=1e-9)
+            assert scaled.std() == pytest.approx(1.0)
+
+
+# --- Candidates of several parents.
+
+
+def test_embeddings_of_candidates_are_means_of_their_parents_at_unit_length() -> None:
+    e = measurements().embeddings.astype(np.float64)
+    expected = [
+        *e,
+        (e[0] + e[1] + e[5]) / 3,
+        e[7],
+        0.25 * e[2] + 0.75 * e[9],
+        (e[3] + e[4]) / 2,
+    ]
+
+    found = candidate_embeddings(pool(ORIGINALS + MADE), e.astype(np.float32), ROWS)
+
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, unit(np.array(expected)), atol=1e-6)
+
+
+def test_difficulty_is_lengths_of_the_candidate_and_log_probs_of_its_parents() -> None:
+    measured = measurements()
+    lengths = [(7 + 5 * i, 3 + 2 * i) for i in range(M + len(MADE))]
+    columns = [
+        [math.log(1 + prompt) for prompt, _ in lengths],
+        [math.log(1 + response) for _, response in lengths],
+        *(
+            [
+                *values,
+                (values[0] + values[1] + values[5]) / 3,
+                values[7],
+                0.25 * values[2] + 0.75 * values[9],
+                (values[3] + values[4]) / 2,
+            ]
+            for values in (
+                measured.conditional_log_prob.tolist(),
+                measured.response_log_prob.tolist(),
+            )
+        ),
+    ]
+
+    found = features(ORIGINALS + MADE, measured).values[:, : len(DIFFICULTY)]
+
+    np.testing.assert_allclose(found.T, [by_hand(column) for column in columns], atol=1e-5)
+
+
+def test_semantic_features_are_the_leading_principal_components() -> None:
+    measured = measurements()
+    centred = measured.embeddings - measured.embeddings.mean(axis=0)
+    left, _, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+
+    found = features(ORIGINALS, measured).values[:, 4:7]
+
+    # A component's sign is free; scaled to deviation 1 it is sqrt(N) times a singular vector.
+    np.testing.assert_allclose(np.abs(found), np.abs(left[:, :3]) * math.sqrt(M), atol=1e-4)
+
+
+def test_columns_are_named_and_kinds_are_marked() -> None:
+    found = features(ORIGINALS + MADE, measurements())
+
+    assert found.names == (
+        *("prompt_tokens", "response_tokens", "conditional_log_prob", "response_log_prob"),
+        *("semantic_0", "semantic_1", "semantic_2"),
+        *("is_original", "is_mosaic", "is_mdit"),
+    )
+    assert found.values.shape == (M + len(MADE), len(found.names))
+    assert found.values.dtype == np.float32
+    marks = [[1, 0, 0]] * M + [[0, 1, 0]] * 2 + [[0, 0, 1]] * 2
+    np.testing.assert_array_equal(found.values[:, -len(KINDS) :], marks)
+
+
+def test_features_are_the_same_each_time() -> None:
+    first, second = (features(ORIGINALS + MADE, measurements()) for _ in range(2))
+
+    np.testing.assert_array_equal(first.values, second.values)
+    np.testing.assert_array_equal(first.strata, second.strata)
+
+
+def test_there_are_no_more_components_than_dimensions_or_candidates() -> None:
+    assert features(ORIGINALS, measurements(), semantic_size=32).names.count("semantic_5") == 1
+    assert features(ORIGINALS, measurements(), semantic_size=32).values.shape[1] == 4 + H + 3
+    assert features(ORIGINALS[:3], measurements(), semantic_size=32).values.shape[1] == 4 + 3 + 3
+
+
+def test_equal_embeddings_give_semantic_features_of_zero() -> None:
+    same = np.tile(unit(np.random.default_rng(2).normal(size=(1, H))), (M, 1))
+
+    found = features(ORIGINALS, measurements(same), num_clusters=1).values[:, 4:7]
+
+    assert np.all(found == 0.0)
+
+
+def test_components_beyond_the_rank_are_zero_rather_than_scaled_rounding() -> None:
+    # Mixtures of three examples lie in a plane of dimension 3, up to rounding to float32.
+    rng = np.random.default_rng(3)
+    mixtures: list[Recipe] = [
+        Mdit(f"e{i}", f"e{(i + 1) % 3}", float(rng.uniform())) for i in range(3) for _ in range(20)
+    ]
+    wide = unit(rng.normal(size=(M, 256)))
+
+    found = features(mixtures, measurements(wide), semantic_size=8).values[:, 4:12]
+
+    np.testing.assert_allclose(found[:, :3].std(axis=0), 1.0, rtol=1e-4)
+    assert np.all(found[:, 3:] == 0.0)
+
+
+# --- Strata and clusters.
+
+
+def test_strata_part_the_pool_by_kind_and_cluster() -> None:
+    # Example i is at corner i % 2; each made candidate has its parents at one corner.
+    made: list[Recipe] = [
+        Mosaic(("e0", "e2"), "format", {}),
+        Mosaic(("e1", "e3"), "format", {}),
+        Mdit("e4", "e8", 0.3),
+        Mdit("e5", "e7", 0.3),
+    ]
+    expected = [("original", i % 2) for i in range(M)]
+    expected += [("mosaic", 0), ("mosaic", 1), ("mdit", 0), ("mdit", 1)]
+
+    found = features(ORIGINALS + made, measurements(blobs())).strata
+
+    together = [[one == other for other in expected] for one in expected]
+    np.testing.assert_array_equal(found[:, None] == found[None, :], together)
+    assert sorted(set(found.tolist())) == list(range(6))
+
+
+def test_strata_without_members_have_no_number() -> None:
+    found = features(MADE, measurements(blobs()), num_clusters=1).strata
+
+    assert found.tolist() == [0, 0, 1, 1]
+
+
+def test_far_apart_points_are_clustered_together_with_their_like() -> None:
+    found = cluster(blobs(), 2, seed=0)
+
+    np.testing.assert_array_equal(found == found[0], np.arange(M) % 2 == 0)
+
+
+def test_there_are_no_more_clusters_than_distinct_points() -> None:
+    points = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
+
+    found = cluster(points, 8, seed=0)
+
+    np.testing.assert_array_equal(
+        found[:, None] == found[None, :], np.kron(np.eye(3), np.ones((4, 4)))
+    )
+    assert set(found.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_points_that_differ_by_rounding_leave_no_cluster_empty() -> None:
+    near = np.eye(3, dtype=np.float32) + np.float32(1.0)
+    points = np.concatenate([near, np.nextafter(near, np.float32(3)), np.nextafter(near, -near)])
+
+    found = cluster(points, 8, seed=0)
+
+    assert sorted(set(found.tolist())) == list(range(found.max() + 1))
+
+
+# --- Nearest to the target data.
+
+
+def round_robin(candidates: list[list[int]], targets: list[list[int]]) -> list[int]:
+    """Targets take turns, and each takes the nearest that is left, the earlier of two alike."""
+    left = list(range(len(candidates)))
+    order: list[int] = []
+    while left:
+        target = targets[len(order) % len(targets)]
+        similarity = {i: sum(map(int.__mul__, candidates[i], target)) for i in left}
+        chosen = max(left, key=lambda i: (similarity[i], -i))
+        left.remove(chosen)
+        order.append(chosen)
+    return [order.index(i) for i in range(len(candidates))]
+
+
+# Small whole numbers, so that sums are exact and ties are frequent.
+points = st.lists(st.lists(st.integers(-2, 2), min_size=3, max_size=3), min_size=1, max_size=9)
+
+
+@settings(deadline=None)
+@given(points, points)
+def test_targets_take_turns_at_the_nearest_candidate_left(
+    candidates: list[list[int]], targets: list[list[int]]
+) -> None:
+    found = nearest_first(np.array(candidates, np.float32), np.array(targets, np.float32))
+
+    assert found.tolist() == round_robin(candidates, targets)

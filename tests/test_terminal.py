@@ -1,0 +1,254 @@
+"""What a person sees: the table of results, and bars that leave nothing behind."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from raise_mdit.comparison import ArmResult, summarise
+from raise_mdit.core import Cost
+from raise_mdit.progress import Silent
+from raise_mdit.statistics import student_interval
+from raise_mdit.terminal import Bars, progress_for, results_table
+
+CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
+
+
+def arms(policy: str, *losses: float, **fields: Any) -> list[ArmResult]:
+    default: dict[str, Any] = {
+        "kind": policy,
+        "status": "complete",
+        "test_exact_match": None,
+        "reward_validation_losses": (2.0, 1.5),
+        "episode_returns": (),
+        "steps": 1200,
+        "tokens": 34567,
+        "picks": (),
+        "costs": {"final_training": Cost(34567, 40000, 2.5e12, 90.0)},
+    }
+    return [
+        ArmResult(policy=policy, seed=seed, test_loss=loss, **{**default, **fields})
+        for seed, loss in enumerate(losses)
+    ]
+
+
+def shown(results: Sequence[ArmResult], *, width: int = 120) -> dict[str, str]:
+    """Each line of the table on a terminal of so many columns, by its first word."""
+    console = Console(width=width, record=True, file=io.StringIO(), soft_wrap=True)
+    console.print(results_table(summarise(results)))
+    lines = [line for line in console.export_text().splitlines() if line.strip(" ─")]
+    return {line.split()[0]: line for line in lines}
+
+
+def screen(written: str) -> str:
+    """What a terminal shows after that text: a cursor, line feeds and erased lines."""
+    lines, row, column = [""], 0, 0
+    for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])", written):
+        control = CONTROL.fullmatch(part)
+        if control and control[2] == "A":
+            row -= int(control[1] or 1)
+        elif control and control[2] == "K":
+            lines[row] = ""
+        elif part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        elif not control:
+            lines[row] = lines[row].ljust(column)[:column] + part
+            column += len(part)
+    return "\n".join(lines).strip()
+
+
+# --- The table.
+
+
+def test_the_table_has_a_line_for_each_policy_in_their_order() -> None:
+    results = [*arms("base", 3.0, 3.0), *arms("random", 2.0, 2.1), *arms("ppo", 1.0, 1.1)]
+
+    assert list(shown(results)) == ["policy", "base", "random", "ppo"]
+
+
+def test_a_line_holds_loss_and_difference_with_intervals_and_the_verdict() -> None:
+    random, ppo = (2.0, 2.1, 2.2), (1.0, 1.2, 1.1)
+    loss = student_interval(ppo)
+    difference = student_interval([a - b for a, b in zip(ppo, random, strict=True)])
+    assert loss.high is not None
+    assert difference.high is not None
+
+    line = shown([*arms("random", *random), *arms("ppo", *ppo)])["ppo"]
+
+    assert f"1.100 ±{loss.high - loss.mean:.3f}" in line
+    assert f"-1.000 ±{difference.high - difference.mean:.3f}" in line
+    assert line.rstrip().endswith("better")
+
+
+def test_a_line_holds_steps_tokens_and_what_everything_cost() -> None:
+    fields = shown(arms("random", 2.0, 2.0))["random"].split()
+
+    assert fields[-5:-1] == ["1,200", "34,567", "2.5", "1.5"]
+
+
+def test_the_reference_is_not_compared_with_itself() -> None:
+    line = shown(arms("random", 2.0, 2.1))["random"]
+
+    assert line.count("±") == 1
+    assert line.rstrip().endswith("reference")
+
+
+def test_one_seed_has_no_interval() -> None:
+    line = shown([*arms("random", 2.0), *arms("ppo", 1.5)])["ppo"]
+
+    assert "±" not in line
+    assert "-0.500" in line
+    assert line.rstrip().endswith("one seed")
+
+
+def test_without_random_there_is_no_difference() -> None:
+    line = shown(arms("ppo", 1.5, 1.6))["ppo"]
+
+    assert line.count("±") == 1
+    assert line.rstrip().endswith("inconclusive")
+
+
+def test_exact_match_has_a_column_where_it_was_measured() -> None:
+    measured = arms("ppo", 1.5, 1.6, test_exact_match=0.25)
+
+    assert "exact" not in shown(arms("ppo", 1.5, 1.6))["policy"]
+    table = shown([*arms("random", 2.0, 2.0), *measured])
+    assert "exact" in table["policy"]
+    assert "25.0%" in table["ppo"]
+    assert "%" not in table["random"]
+
+
+def test_a_long_name_and_every_column_fit_on_120_columns() -> None:
+    results = arms("random", 12.0, 12.1, test_exact_match=0.5)
+    label = "ppo-without-the-semantic-features"
+    long = arms(label, 1.0, 1.1, test_exact_match=1.0, steps=123456, tokens=1234567890)
+
+    line = shown([*results, *long])[label]
+
+    assert len(line) <= 120
+    assert line.rstrip().endswith("better")
+
+
+def test_a_narrow_terminal_cuts_nothing() -> None:
+    results = [*arms("random", 2.0, 2.1, test_exact_match=0.5), *arms("ppo", 1.0, 1.1)]
+
+    assert shown(results, width=40) == shown(results, width=120)
+
+
+# --- Bars.
+
+
+@pytest.fixture
+def terminal() -> Console:
+    """A terminal of 120 columns that remembers what was written."""
+    return Console(file=io.StringIO(), force_terminal=True, width=120, height=20)
+
+
+def written(terminal: Console) -> str:
+    assert isinstance(terminal.file, io.StringIO)
+    return terminal.file.getvalue()
+
+
+def redraw(bars: Bars) -> None:
+    """What a thread does ten times a second."""
+    bars._progress.refresh()
+
+
+def test_a_stage_is_shown_with_its_progress_and_figures(terminal: Console) -> None:
+    bars = Bars(terminal)
+    bars.start("ppo s0: learning", 48)
+    bars.advance()
+    bars.advance(2, episode_return=0.123456, tokens_per_second=9876.5)
+    redraw(bars)
+
+    found = screen(written(terminal))
+
+    bars.finish()
+    assert "ppo s0: learning" in found
+    assert "3/48" in found
+    assert "episode return 0.1235  tokens per second 9876" in found
+
+
+def test_a_stage_of_unknown_length_is_shown(terminal: Console) -> None:
+    bars = Bars(terminal)
+    bars.start("reading the data", None)
+
+    found = screen(written(terminal))
+
+    bars.finish()
+    assert "reading the data" in found
+    assert "0/?" in found
+
+
+def test_a_finished_stage_leaves_no_trace(terminal: Console) -> None:
+    terminal.print("before")
+    bars = Bars(terminal)
+    bars.start("loading the model", 3)
+    bars.advance(3, loss=1.0)
+    redraw(bars)
+
+    bars.finish()
+
+    terminal.print("after")
+    assert screen(written(terminal)) == "before\nafter"
+    assert written(terminal).rindex("\x1b[?25h") > written(terminal).rindex("\x1b[?25l")
+
+
+def test_a_new_stage_takes_the_place_of_the_one_before(terminal: Console) -> None:
+    bars = Bars(terminal)
+    bars.start("loading the model", None)
+    bars.start("reading the data", 7)
+
+    found = screen(written(terminal))
+
+    bars.finish()
+    assert "reading the data" in found
+    assert "loading the model" not in found
+    assert screen(written(terminal)) == ""
+
+
+def test_messages_stand_above_the_bar(terminal: Console) -> None:
+    bars = Bars(terminal)
+    bars.start("learning", 7)
+
+    terminal.print("a note")
+
+    assert screen(written(terminal)).splitlines()[0] == "a note"
+    bars.finish()
+    assert screen(written(terminal)) == "a note"
+
+
+def test_finishing_twice_is_finishing_once(terminal: Console) -> None:
+    bars = Bars(terminal)
+    bars.finish()
+    bars.start("learning", 7)
+    bars.finish()
+    once = written(terminal)
+
+    bars.finish()
+
+    assert written(terminal) == once
+
+
+def test_bars_are_for_terminals_and_silence_is_for_the_rest(terminal: Console) -> None:
+    pipe = Console(file=io.StringIO())
+
+    assert isinstance(progress_for(terminal), Bars)
+    assert isinstance(progress_for(pipe), Silent)
+
+
+def test_silence_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    silent = Silent()
+    silent.start("learning", 3)
+    silent.advance(2, loss=1.0)
+    silent.finish()
+
+    assert capfd.readouterr() == ("", "")
