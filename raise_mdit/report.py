@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -205,14 +206,22 @@ def _has_trend(returns: Sequence[float]) -> bool:
     return len(returns) > 2 and all(map(math.isfinite, returns))
 
 
+def _quarter(returns: Sequence[float]) -> int:
+    return max(1, len(returns) // 4)
+
+
 def _trend(series: Sequence[Sequence[float]]) -> str:
+    quarters = [(fmean(each[: _quarter(each)]), fmean(each[-_quarter(each) :])) for each in series]
+    first, last = (fmean(part) for part in zip(*quarters, strict=True))
+    higher = sum(end > start for start, end in quarters)
     slope = slope_interval(series)
-    seen = "rises" if slope.is_above_zero else "shows no trend"
+    seen = "rises" if slope.is_above_zero else "inconclusive"
     seen = "falls" if slope.is_below_zero else seen
     over = f"over {len(series)} seeds" if len(series) > 1 else "within its one seed"
     return (
-        f"the return {seen}; fitted slope {_interval_text(slope, '{:+.2g}')} "
-        f"an episode, 95% interval {over}."
+        f"mean return {first:.3f} in the first quarter of the episodes and {last:.3f} in the last, "
+        f"higher in {higher} of {len(series)} runs. Fitted slope "
+        f"{_interval_text(slope, '{:+.2g}')} an episode, 95% interval {over}: {seen}."
     )
 
 

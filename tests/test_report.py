@@ -148,15 +148,17 @@ def test_headline_passes_over_a_loss_that_is_not_finite() -> None:
     [
         ((0.1, 0.2, 0.31, 0.4), "rises"),
         ((0.4, 0.3, 0.21, 0.1), "falls"),
-        ((0.1, 0.3, 0.1, 0.2), "shows no trend"),
+        ((0.1, 0.3, 0.1, 0.2), "inconclusive"),
     ],
 )
 def test_trend_of_returns_in_words(returns: tuple[float, ...], word: str) -> None:
     (sentence,) = return_trends(
         [arm("random", 0, 1.0), arm("ppo", 0, 1.0, episode_returns=returns)]
     )
-    assert sentence.startswith(f"ppo: the return {word}; fitted slope ")
-    assert sentence.endswith("within its one seed.")
+    quarters = f"{returns[0]:.3f} in the first quarter of the episodes and {returns[-1]:.3f} in"
+    assert sentence.startswith(f"ppo: mean return {quarters} the last, higher in ")
+    assert f"in {int(returns[-1] > returns[0])} of 1 runs. Fitted slope" in sentence
+    assert sentence.endswith(f"within its one seed: {word}.")
 
 
 def test_two_episodes_have_no_trend() -> None:
