@@ -72,6 +72,7 @@ def run(
     from raise_mdit import experiment  # torch and the rest, only now that the file is sound
     from raise_mdit.terminal import progress_for, results_table
 
+    err.print(f"Run directory: {escape(str(directory))}")
     progress = progress_for(err)
     try:
         outcome = experiment.run(config, directory, progress)

@@ -27,6 +27,8 @@ class ModelConfig(Section):
 
     name: str = "smollm2-135m"
     """`smollm2-135m` (installed with the project), a hub name, a folder, or a `.gguf` file."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it is tuned; `auto` takes a GPU where torch finds one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of forward passes; bfloat16 is autocast and pays where the processor has it."""
     max_length: int = Field(512, ge=16)

@@ -177,10 +177,11 @@ def _minibatches(policy: PpoConfig, where: Location, steps: int | None) -> Itera
     if steps is None:
         return
     collected = policy.episodes_per_update * steps
-    if policy.minibatches > collected:
+    most = collected // 2  # advantages are normalised within a minibatch, so one step is too few
+    if policy.minibatches > most:
         message = (
-            f"minibatches {policy.minibatches} should not exceed the {collected} steps of an "
-            f"update ({policy.episodes_per_update} episodes of {steps})"
+            f"minibatches {policy.minibatches} should not exceed {most}, half of the {collected} "
+            f"steps of an update ({policy.episodes_per_update} episodes of {steps})"
         )
         yield Fault((*where, _written(policy, "minibatches", "episodes_per_update")), message)
 

@@ -119,7 +119,7 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
         UserError: Of any kind, for what cannot be had or does not fit together.
     """
     progress.start("loading the model", None)
-    pretrained = load_pretrained(config.model.name, cache=cache)
+    pretrained = load_pretrained(config.model.name, cache=cache, device=config.model.device)
     _check_context(config, pretrained)
     encoder = ChatEncoder(pretrained.tokenizer, system_prompt=config.model.system_prompt)
     progress.start("reading the data", None)

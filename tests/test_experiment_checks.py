@@ -154,9 +154,11 @@ def test_episodes_come_in_whole_updates(
     assert message.endswith(f": {fits}")
 
 
-def test_minibatches_are_not_more_than_steps(fields: Fields) -> None:
-    fields["policies"] += ({"kind": "ppo", "name": "second", "minibatches": 41},)
-    message = "minibatches 41 should not exceed the 40 steps of an update (4 episodes of 10)"
+def test_minibatches_have_at_least_two_steps(fields: Fields) -> None:
+    fields["policies"] += ({"kind": "ppo", "name": "second", "minibatches": 21},)
+    message = (
+        "minibatches 21 should not exceed 20, half of the 40 steps of an update (4 episodes of 10)"
+    )
     assert faults(fields) == {"policies.3.minibatches": message}
 
 

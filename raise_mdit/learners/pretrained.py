@@ -19,7 +19,7 @@ import struct
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -53,6 +53,8 @@ READ_FAULTS = (
 )
 """What readers raise when they trip over a missing, damaged or foreign file."""
 
+Device = Literal["auto", "cpu", "cuda"]
+
 Tokenizer = Any
 """A Hugging Face tokenizer; these are untyped. `encoding.Tokenizer` says what we use of it."""
 
@@ -61,7 +63,7 @@ class Pretrained(NamedTuple):
     """A model with its tokenizer."""
 
     model: PreTrainedModel
-    """Float32 weights on the CPU, in evaluation mode, no gradients required."""
+    """Float32 weights, in evaluation mode, no gradients required."""
     tokenizer: Tokenizer
     digest: str
     """Hash of every weight; what caches are keyed by."""
@@ -69,23 +71,27 @@ class Pretrained(NamedTuple):
     """Longest sequence the model was built for."""
 
 
-def load_pretrained(name: str, *, cache: Path) -> Pretrained:
+def load_pretrained(name: str, *, cache: Path, device: Device = "cpu") -> Pretrained:
     """The model called ``name``.
 
     Args:
         name: ``smollm2-135m``, a hub name, a folder, or a ``.gguf`` file.
         cache: Folder for models converted from GGUF.
+        device: Where the model is put; ``auto`` is a GPU where torch finds one.
 
     Raises:
         ModelError: There is no such model, it is damaged, it lacks weights, or it is not a causal
-            language model.
+            language model; or there is no GPU where one is asked for.
     """
+    place = _device(device)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     model, tokenizer = _read(name, _folder_or_hub_name(name, cache))
     model.requires_grad_(False).eval()
     _complete(tokenizer, name)
-    return Pretrained(model, tokenizer, weights_digest(model), _context_length(model))
+    digest = weights_digest(model)
+    model.to(place)  # type: ignore[arg-type]  # the wrapper around it hides its type
+    return Pretrained(model, tokenizer, digest, _context_length(model))
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -95,6 +101,17 @@ def weights_digest(model: torch.nn.Module) -> str:
         digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
+
+
+def _device(device: Device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            "model.device: cuda is asked for, and torch finds no GPU; give auto or cpu, or install "
+            "a torch built for your GPU"
+        )
+    return torch.device(device)
 
 
 def _folder_or_hub_name(name: str, cache: Path) -> str:

@@ -467,3 +467,12 @@ def test_a_copied_folder_has_the_same_digest(saved: Path, tmp_path: Path) -> Non
     )
 
     assert first == second
+
+
+def test_a_gpu_that_is_not_there_is_the_users_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(ModelError, match=r"model.device: cuda is asked for"):
+        load_pretrained("anything", cache=tmp_path, device="cuda")
