@@ -107,8 +107,12 @@ def _policies(config: ExperimentConfig) -> Iterator[Fault]:
 
 def _pool(config: ExperimentConfig) -> Iterator[Fault]:
     most = largest_pool(config)
-    if most is None:
-        return
+    if most is not None:
+        yield from pool_faults(config, most)
+
+
+def pool_faults(config: ExperimentConfig, most: int) -> Iterator[Fault]:
+    """What a pool of at most so many candidates is too small for."""
     environment = config.environment
     if environment.window == "pool":
         if environment.batch_size > most:

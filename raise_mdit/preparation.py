@@ -29,7 +29,8 @@ from raise_mdit.core import Cost, EncodedRow, Example
 from raise_mdit.corpus import Corpus, read_corpus
 from raise_mdit.encoding import ChatEncoder, TextRow, mixed_row, plain_row
 from raise_mdit.envs import TrainingPool
-from raise_mdit.errors import ModelError
+from raise_mdit.errors import DataError, ModelError
+from raise_mdit.experiment_checks import pool_faults
 from raise_mdit.features import (
     Measurements,
     build_features,
@@ -132,6 +133,7 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
     synthesis = _Synthesis(config, corpus, encoder, pretrained, measured)
     pool, rows = synthesis.pool()
     synthesis_cost = Cost(seconds=time.perf_counter() - started)
+    _check_pool(config, pool)
     learner = build_learner(
         pretrained.model, config.learner, precision=config.model.precision, seed=config.data.seed
     )
@@ -156,6 +158,16 @@ def _check_context(config: ExperimentConfig, pretrained: Pretrained) -> None:
             f"model.max_length: {config.model.max_length} is longer than the context of "
             f"{config.model.name!r}, {pretrained.context_length} tokens; give at most that"
         )
+
+
+def _check_pool(config: ExperimentConfig, pool: Pool) -> None:
+    """What the file alone could not tell: shares may take all rows, and rows may be left out."""
+    faults = [
+        f"{'.'.join(map(str, fault.where))}: {fault.message}"
+        for fault in pool_faults(config, len(pool))
+    ]
+    if faults:
+        raise DataError("\n".join(faults))
 
 
 def _needs_measurements(config: ExperimentConfig) -> bool:

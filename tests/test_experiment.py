@@ -318,6 +318,16 @@ def test_a_token_budget_beyond_the_pool_is_the_users_mistake(folder: Path) -> No
         run(folder, "run", "environment.budget={tokens: 1000000}")
 
 
+def test_a_step_budget_beyond_the_rows_that_were_read_is_found_before_any_training(
+    folder: Path,
+) -> None:
+    overrides = ("data.pool=[{source: right}]", "pools={}", "environment.budget.steps=11")
+
+    with pytest.raises(DataError, match=r"environment.budget.steps: .*11 steps of 4 .* most 40"):
+        run(folder, "run", *overrides)
+    assert (folder / "run" / "metrics.jsonl").exists() is False
+
+
 def test_a_row_longer_than_the_context_is_the_users_mistake(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"longer than the context of .*, 128 tokens"):
         run(folder, "run", "model.max_length=129")
