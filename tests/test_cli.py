@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raise_mdit import cli, experiment
+from raise_mdit import __version__, cli, experiment
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -78,6 +78,13 @@ def test_help_teaches(
 ) -> None:
     assert call(monkeypatch, *arguments) == 0
     assert "Usage" in capsys.readouterr().out
+
+
+def test_the_version_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"raise-mdit {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["run"], ["run", "a.yaml", "--outt", "x"]])
