@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from raise_mdit.learners.batches import collate
 from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
 from raise_mdit.learners.forward import LayeredForward
 from raise_mdit.learners.pretrained import EMBEDDED, Pretrained, load_pretrained
-from raise_mdit.runs import CACHE_VARIABLE
 from raise_mdit.sources.playground import generate
 
 pytestmark = pytest.mark.model
@@ -31,16 +29,9 @@ Load = Callable[[], Pretrained]
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the converted model is kept; the conversion takes about 20 s on 2 cores."""
-    moved = os.environ.get(CACHE_VARIABLE)
-    return Path(moved) if moved else tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def real(cache: Path) -> Pretrained:
+def real(model_cache: Path) -> Pretrained:
     """The embedded model, for tests that leave it as it is."""
-    return load_pretrained(EMBEDDED, cache=cache)
+    return load_pretrained(EMBEDDED, cache=model_cache)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +76,7 @@ def test_the_embedded_model_is_smollm2(real: Pretrained) -> None:
 
 
 def test_the_second_load_reads_safetensors(
-    real: Pretrained, cache: Path, monkeypatch: pytest.MonkeyPatch
+    real: Pretrained, model_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = AutoModelForCausalLM.from_pretrained
     places: list[Path] = []
@@ -96,7 +87,7 @@ def test_the_second_load_reads_safetensors(
         return read(place, **options)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", note)
-    again = load_pretrained(EMBEDDED, cache=cache)
+    again = load_pretrained(EMBEDDED, cache=model_cache)
 
     assert again.digest == real.digest
     assert [sorted(place.glob("*.safetensors")) != [] for place in places] == [True]
@@ -155,8 +146,8 @@ def test_from_the_top_layers_the_logits_are_the_models_own(
     torch.testing.assert_close(scored.logits_RV, torch.cat(own), rtol=0, atol=1e-4)
 
 
-def test_one_update_lowers_the_loss_of_its_batch(cache: Path, rows: list[EncodedRow]) -> None:
-    tuned = learner(load_pretrained(EMBEDDED, cache=cache))
+def test_one_update_lowers_the_loss_of_its_batch(model_cache: Path, rows: list[EncodedRow]) -> None:
+    tuned = learner(load_pretrained(EMBEDDED, cache=model_cache))
     before = tuned.evaluate(rows).loss
 
     stats = tuned.update(rows, progress=0.0)
@@ -166,9 +157,9 @@ def test_one_update_lowers_the_loss_of_its_batch(cache: Path, rows: list[Encoded
 
 
 def test_exact_match_is_what_real_greedy_decoding_gives(
-    cache: Path, rows: list[EncodedRow]
+    model_cache: Path, rows: list[EncodedRow]
 ) -> None:
-    pretrained = load_pretrained(EMBEDDED, cache=cache)
+    pretrained = load_pretrained(EMBEDDED, cache=model_cache)
     answered = [_with_own_answer(pretrained, row) for row in rows[:3]]
     expected = []
     for row in (*rows, *answered):
