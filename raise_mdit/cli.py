@@ -96,13 +96,13 @@ def run(
 
     err.print(f"Run directory: {escape(str(directory))}")
     progress = progress_for(err)
+    outcome = None
     try:
         outcome = experiment.run(config, directory, progress)
-    except BaseException:
-        err.print(f"Stopped. What was finished is in {escape(str(directory))}; resume with --out.")
-        raise
     finally:
         progress.finish()
+        if outcome is None and (directory / "results.json").is_file():
+            err.print(f"Stopped. Finished arms are in {escape(str(directory))}; resume with --out.")
     out.print(results_table(outcome.summaries))
     out.print(f"report    {escape(str(directory / 'report.html'))}")
     out.print(f"schedules {escape(str(directory / 'schedule.jsonl'))}")

@@ -91,15 +91,16 @@ def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcom
     _open_directory(config, directory)
     finished = {key: _read_arm(folder) for key, folder in _finished_folders(config, directory)}
     keep_metrics(directory / "metrics.jsonl", set(finished))
+    summaries: tuple[PolicySummary, ...] = ()
     try:
-        if len(finished) < len(list(_all_arms(config))):
+        if len(finished) < _num_arms(config):
             preparation = prepare(config, cache=cache_directory(), progress=progress)
             _write_preparation(directory, preparation)
             _run_arms(preparation, directory, finished, progress)
-    except BaseException:
-        _conclude(config, directory, finished, "interrupted")
-        raise
-    return Outcome(directory, _conclude(config, directory, finished, "complete"))
+    finally:
+        if finished:
+            summaries = _conclude(config, directory, finished)
+    return Outcome(directory, summaries)
 
 
 def rebuild_report(directory: Path) -> Path:
@@ -113,8 +114,7 @@ def rebuild_report(directory: Path) -> Path:
     if not results.is_file():
         raise RunError(f"{directory}: no results.json; was a run ever finished or stopped here?")
     arms = arms_from_json(results.read_text("utf-8"))
-    status = "complete" if len(arms) == len(list(_all_arms(config))) else "interrupted"
-    _write_report(config, directory, arms, summarise(arms), status)
+    _write_report(config, directory, arms, summarise(arms))
     return directory / "report.html"
 
 
@@ -160,6 +160,10 @@ def _all_arms(config: ExperimentConfig) -> Iterator[tuple[PolicyConfig, int]]:
     for seed in config.seeds:
         for policy in config.policies:
             yield policy, seed
+
+
+def _num_arms(config: ExperimentConfig) -> int:
+    return len(config.policies) * len(config.seeds)
 
 
 def _arm_folder(directory: Path, label: str, seed: int) -> Path:
@@ -265,7 +269,6 @@ def _conclude(
     config: ExperimentConfig,
     directory: Path,
     finished: dict[tuple[str, int], Arm],
-    status: str,
 ) -> tuple[PolicySummary, ...]:
     """Write what belongs to the run as a whole, from the arms that finished."""
     arms = [finished[p.label, s] for p, s in _all_arms(config) if (p.label, s) in finished]
@@ -278,7 +281,7 @@ def _conclude(
     write_schedule(directory, picks, _recipe(config, digest))
     write_json(directory / "ledger.json", _ledger(results))
     write_text(directory / "results.json", to_json(results, summaries))
-    _write_report(config, directory, results, summaries, status)
+    _write_report(config, directory, results, summaries)
     return summaries
 
 
@@ -287,7 +290,6 @@ def _write_report(
     directory: Path,
     results: list[ArmResult] | tuple[ArmResult, ...],
     summaries: tuple[PolicySummary, ...],
-    status: str,
 ) -> None:
     file = directory / "preparation.json"
     write_report(
@@ -295,7 +297,7 @@ def _write_report(
         config=config,
         arms=results,
         summaries=summaries,
-        status=status,
+        status="complete" if len(results) == _num_arms(config) else "interrupted",
         versions=read_json(directory / "versions.json"),
         notes=read_json(file)["notes"] if file.is_file() else [],
     )

@@ -63,7 +63,7 @@ class Preparation:
     corpus: Corpus
     pool: Pool
     training: TrainingPool
-    measured: _Measured | None
+    measured: Measured | None
     synthesis_cost: Cost
     notes: tuple[str, ...]
     """What was read, left out and made, in sentences."""
@@ -99,7 +99,7 @@ class Preparation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Measured:
+class Measured:
     """Measurements of pool and reward-validation examples."""
 
     measurements: Measurements
@@ -182,7 +182,7 @@ def _measure(
     corpus: Corpus,
     cache: Path,
     progress: Progress,
-) -> _Measured:
+) -> Measured:
     encoded = corpus.splits["pool"] + corpus.splits["reward_validation"]
     progress.start("reading the pool with the untuned model", len(encoded))
     measurements, cost = measure(
@@ -194,7 +194,7 @@ def _measure(
         cache=cache,
         advance=progress.advance,
     )
-    return _Measured(measurements, {each.example.id: row for row, each in enumerate(encoded)}, cost)
+    return Measured(measurements, {each.example.id: row for row, each in enumerate(encoded)}, cost)
 
 
 def _start_token(pretrained: Pretrained) -> int:
@@ -212,7 +212,7 @@ class _Synthesis:
         corpus: Corpus,
         encoder: ChatEncoder,
         pretrained: Pretrained,
-        measured: _Measured | None,
+        measured: Measured | None,
     ) -> None:
         self.notes: list[str] = []
         self._config = config
@@ -327,7 +327,7 @@ def _rng(config: ExperimentConfig, purpose: str) -> np.random.Generator:
 
 
 def _training_pool(
-    config: ExperimentConfig, pool: Pool, rows: list[EncodedRow], measured: _Measured | None
+    config: ExperimentConfig, pool: Pool, rows: list[EncodedRow], measured: Measured | None
 ) -> TrainingPool:
     if measured is None:  # no policy of this experiment looks at features
         features, strata = np.zeros((len(pool), 0), np.float32), pool.kinds

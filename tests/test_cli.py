@@ -113,7 +113,9 @@ def test_an_outside_end_says_where_the_finished_part_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def failing(*_args: Any) -> None:
+    def failing(_config: Any, directory: Path, _progress: Any) -> None:
+        directory.mkdir()
+        (directory / "results.json").touch()
         raise fault
 
     monkeypatch.setattr(experiment, "run", failing)
@@ -122,7 +124,7 @@ def test_an_outside_end_says_where_the_finished_part_is(
 
     shown = capsys.readouterr().err
     assert words in shown
-    assert "What was finished is in here; resume with --out" in shown
+    assert "Finished arms are in here; resume with --out" in shown
 
 
 def test_our_own_fault_is_not_hidden(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
