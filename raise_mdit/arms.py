@@ -27,7 +27,7 @@ from raise_mdit.config import (
 from raise_mdit.core import KINDS, Budget, Evaluation, SelectionPolicy
 from raise_mdit.envs import InstructionSelectionEnv
 from raise_mdit.errors import DataError
-from raise_mdit.ledger import Ledger, Purpose
+from raise_mdit.ledger import MONITORING, Ledger, Purpose
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
 from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
@@ -234,7 +234,7 @@ class _Running:
             self._final_budget(),
             window,
             training="final_training",
-            evaluation="reward_evaluation" if learned else "final_evaluation",
+            evaluation="reward_evaluation" if learned else MONITORING,
         )
 
     def _environment(

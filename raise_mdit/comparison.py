@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
+from raise_mdit.ledger import MONITORING
 from raise_mdit.statistics import Interval, student_interval
 
 RESULTS_FORMAT = 1
@@ -69,14 +70,15 @@ class PolicySummary:
     tokens: float
     """Mean tokens of the final fine-tuning, without padding."""
     compute: Cost
-    """Mean over seeds of what the arm cost for all purposes together."""
+    """Mean over seeds of what the arm cost, see :func:`total`."""
     verdict: Verdict
     """`better` or `worse` than random where the interval of the difference leaves out zero."""
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:
-    """The cost of all purposes together."""
-    return reduce(Cost.plus, costs.values(), Cost())
+    """The cost of everything that was needed: all purposes but monitoring."""
+    needed = (cost for purpose, cost in costs.items() if purpose != MONITORING)
+    return reduce(Cost.plus, needed, Cost())
 
 
 def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:

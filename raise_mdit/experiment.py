@@ -304,7 +304,7 @@ def _write_report(
 
 
 def _ledger(results: list[ArmResult]) -> dict[str, object]:
-    """Costs by policy and seed as if each had run alone, by purpose and together."""
+    """Costs by policy and seed as if each had run alone; the total leaves out monitoring."""
     return {
         f"{result.policy}/s{result.seed}": {
             **{purpose: cost._asdict() for purpose, cost in result.costs.items()},

@@ -13,12 +13,16 @@ Purpose = Literal[
     "reward_evaluation",
     "final_training",
     "final_evaluation",
+    "monitoring",
 ]
 
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 """Synthesis of candidates; passes over the pool for features; model updates while a policy learns;
-validation passes that a policy sees; updates of the final fine-tuning; the sealed test, and
-validation passes for curves that no policy sees."""
+validation passes that a policy sees; updates of the final fine-tuning; the sealed test; validation
+passes for curves that no policy sees."""
+
+MONITORING: Purpose = "monitoring"
+"""Kept, but no part of what a policy costs: it would choose the same without."""
 
 
 class Ledger:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import plotly.graph_objects as go
 
 from raise_mdit.comparison import ArmResult, PolicySummary
+from raise_mdit.ledger import MONITORING
 
 Item = TypeVar("Item")
 
@@ -160,8 +161,9 @@ def group_colours(groups: Sequence[str]) -> dict[str, str]:
 
 
 def purpose_colours(arms: Sequence[ArmResult]) -> dict[str, str]:
-    """A colour for each purpose of a cost, by the order of first appearance."""
-    purposes = dict.fromkeys(purpose for arm in arms for purpose in arm.costs)
+    """A colour for each purpose that counts, by the order of first appearance."""
+    named = (purpose for arm in arms for purpose in arm.costs)
+    purposes = dict.fromkeys(purpose for purpose in named if purpose != MONITORING)
     return dict(zip(purposes, cycle(GROUP_COLOURS), strict=False))
 
 

@@ -162,3 +162,9 @@ def test_json_is_strict() -> None:
 def test_other_text_is_the_users_error(text: str) -> None:
     with pytest.raises(RunError, match="results"):
         arms_from_json(text)
+
+
+def test_what_only_draws_curves_is_no_cost_of_a_policy() -> None:
+    costs = {"final_training": Cost(3, 4, 5.0, 6.0), "monitoring": Cost(30, 40, 50.0, 60.0)}
+
+    assert total(costs) == Cost(3, 4, 5.0, 6.0)

@@ -62,6 +62,7 @@ PURPOSES = {
     "reward_evaluation",
     "final_training",
     "final_evaluation",
+    "monitoring",
 }
 
 
@@ -191,7 +192,8 @@ def test_costs_are_charged_to_whom_they_belong(finished: Path) -> None:
     assert set(costs["ppo"]) == PURPOSES
     assert costs["base"]["features"].flops == costs["base"]["final_training"].flops == 0
     assert costs["random"]["policy_training"].flops == 0
-    assert costs["random"]["reward_evaluation"].flops == 0
+    assert costs["random"]["reward_evaluation"].flops == costs["ppo"]["monitoring"].flops == 0
+    assert costs["random"]["monitoring"].flops > 0
     assert costs["ppo"]["features"].tokens == costs["nearest_to_target"]["features"].tokens > 0
     assert costs["ppo"]["policy_training"].tokens > 3 * costs["ppo"]["final_training"].tokens
     arm = arms_of(finished)["ppo", 0]

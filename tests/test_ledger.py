@@ -20,6 +20,7 @@ def test_every_purpose_is_present_before_anything_is_spent() -> None:
         "reward_evaluation": Cost(),
         "final_training": Cost(),
         "final_evaluation": Cost(),
+        "monitoring": Cost(),
     }
 
 
