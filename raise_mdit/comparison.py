@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from statistics import fmean
 from typing import Any, Literal
@@ -137,13 +137,21 @@ def _summary(
         kind=arms[0].kind,
         num_seeds=len(arms),
         test_loss=student_interval([arm.test_loss for arm in arms]),
-        exact_match=student_interval(exact) if len(exact) == len(arms) else None,
+        exact_match=_share_interval(exact) if len(exact) == len(arms) else None,
         difference_to_random=difference,
         steps=fmean(arm.steps for arm in arms),
         tokens=fmean(arm.tokens for arm in arms),
         compute=_mean_cost([total(arm.costs) for arm in arms]),
         verdict="reference" if is_reference else _verdict(difference),
     )
+
+
+def _share_interval(shares: Sequence[float]) -> Interval:
+    """Student's interval, cut to what a share can be."""
+    wide = student_interval(shares)
+    if wide.low is None or wide.high is None:
+        return wide
+    return replace(wide, low=max(0.0, wide.low), high=min(1.0, wide.high))
 
 
 def _verdict(difference: Interval | None) -> Verdict:

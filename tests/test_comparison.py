@@ -109,8 +109,8 @@ def test_loss_that_is_not_finite_is_inconclusive() -> None:
 
 
 def test_exact_match_is_summarised_where_every_seed_has_it() -> None:
-    with_match = [arm("random", seed, 1.0, test_exact_match=seed / 4) for seed in range(3)]
-    assert summarise(with_match)[0].exact_match == student_interval([0.0, 0.25, 0.5])
+    with_match = [arm("random", seed, 1.0, test_exact_match=0.5 + seed / 64) for seed in range(3)]
+    assert summarise(with_match)[0].exact_match == student_interval([0.5, 0.515625, 0.53125])
     assert summarise([*with_match, arm("random", 3, 1.0)])[0].exact_match is None
 
 
@@ -168,3 +168,12 @@ def test_what_only_draws_curves_is_no_cost_of_a_policy() -> None:
     costs = {"final_training": Cost(3, 4, 5.0, 6.0), "monitoring": Cost(30, 40, 50.0, 60.0)}
 
     assert total(costs) == Cost(3, 4, 5.0, 6.0)
+
+
+def test_a_share_has_an_interval_within_its_limits() -> None:
+    arms = [arm("ppo", seed, 1.0, test_exact_match=share) for seed, share in ((0, 0.0), (1, 0.9))]
+
+    interval = summarise(arms)[0].exact_match
+
+    assert interval is not None
+    assert (interval.low, interval.high) == (0.0, 1.0)
