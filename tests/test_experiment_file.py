@@ -96,7 +96,7 @@ SCHEMA_FAULTS = {
     "unknown key": (
         "  max_length: 256",
         "  max_lenght: 256",
-        ":5:3: model.max_lenght: unknown key, allowed here: name, precision, max_length, "
+        ":5:3: model.max_lenght: unknown key, allowed here: name, device, precision, max_length, "
         "system_prompt. Did you mean 'max_length'?",
     ),
     "unknown key of a union": (
@@ -345,7 +345,7 @@ def test_the_later_override_wins(path: Path) -> None:
 
 OVERRIDE_FAULTS = {
     "nme=x": "unknown key 'nme', allowed here: name, seeds, model, data, pools, features, ",
-    "model.nme=x": "unknown key 'model.nme', allowed here: name, precision, max_length, "
+    "model.nme=x": "unknown key 'model.nme', allowed here: name, device, precision, max_length, "
     "system_prompt. Did you mean 'name'?",
     "learner.trainable.rank=2": "unknown key 'learner.trainable.rank', allowed here: kind, layers",
     "pools.mosaic.strategies.format.x=1": "'pools.mosaic.strategies.format' holds no keys",
