@@ -96,12 +96,12 @@ def run(
 
     err.print(f"Run directory: {escape(str(directory))}")
     progress = progress_for(err)
-    outcome = None
+    outcome, before = None, _written(directory / "results.json")
     try:
         outcome = experiment.run(config, directory, progress)
     finally:
         progress.finish()
-        if outcome is None and (directory / "results.json").is_file():
+        if outcome is None and _written(directory / "results.json") != before:
             err.print(f"Stopped. Finished arms are in {escape(str(directory))}; resume with --out.")
     out.print(results_table(outcome.summaries))
     out.print(f"report    {escape(str(directory / 'report.html'))}")
@@ -166,7 +166,13 @@ def main() -> None:
     except OSError as fault:
         if fault.errno != errno.ENOSPC:
             raise
-        _fail(f"the disk is full ({fault.filename}); free some space and resume with --out", 2)
+        where = f" ({fault.filename})" if fault.filename else ""
+        _fail(f"the disk is full{where}; free some space and resume with --out", 2)
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written, in nanoseconds, or None where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def _fail(message: str, exit_code: int) -> None:

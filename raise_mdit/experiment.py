@@ -131,7 +131,12 @@ def read_config(directory: Path) -> ExperimentConfig:
 
 
 def _open_directory(config: ExperimentConfig, directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise RunError(
+            f"{directory}: cannot be made a run directory ({error.strerror}); give another --out"
+        ) from error
     file = directory / "config.yaml"
     if file.exists():
         if read_config(directory) != config:

@@ -30,7 +30,7 @@ NEVER_REPEATING = ("random", "longest", "nearest_to_target")
 
 def consistency_faults(config: ExperimentConfig) -> list[Fault]:
     """Everything that does not fit, in no particular order."""
-    checks = (_names, _shares, _policies, _pool, _pairs, _lengths, _ppo, _files, _model)
+    checks = (_names, _seeds, _shares, _policies, _pool, _pairs, _lengths, _ppo, _files, _model)
     return [fault for check in checks for fault in check(config)]
 
 
@@ -66,6 +66,12 @@ def _names(config: ExperimentConfig) -> Iterator[Fault]:
         key = "kind" if config.policies[index].name is None else "name"
         message = f"another policy is called {labels[index]!r} already; give each its own `name`"
         yield Fault(("policies", index, key), message)
+
+
+def _seeds(config: ExperimentConfig) -> Iterator[Fault]:
+    for index in _repeated([str(seed) for seed in config.seeds]):
+        message = f"seed {config.seeds[index]} is given twice and would count as two; keep one"
+        yield Fault(("seeds", index), message)
 
 
 def _repeated(names: Sequence[str]) -> list[int]:

@@ -283,6 +283,11 @@ def test_a_folder_of_something_else_is_not_written_to(folder: Path) -> None:
         experiment.run(config_of(folder), folder, Silent())
 
 
+def test_a_file_is_no_run_directory(folder: Path) -> None:
+    with pytest.raises(RunError, match=r"left.jsonl: cannot be made a run directory \(File exists"):
+        run(folder, "left.jsonl")
+
+
 def test_the_report_can_be_rebuilt_from_the_directory_alone(folder: Path, finished: Path) -> None:
     before = (finished / "report.html").read_text()
     (finished / "report.html").unlink()

@@ -234,3 +234,8 @@ def test_folders_and_gguf_files_are_models(fields: Fields, tmp_path: Path) -> No
 )
 def test_models_that_are_not_there(fields: Fields, name: str, expected: str) -> None:
     assert faults(fields | {"model": {"name": name}})["model.name"].startswith(expected)
+
+
+def test_a_seed_is_given_once(fields: Fields) -> None:
+    fields["seeds"] = (3, 0, 3)
+    assert faults(fields) == {"seeds.2": "seed 3 is given twice and would count as two; keep one"}
