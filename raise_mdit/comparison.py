@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
-from raise_mdit.ledger import MONITORING
+from raise_mdit.ledger import CHOOSING, MONITORING
 from raise_mdit.statistics import Interval, student_interval
 
 RESULTS_FORMAT = 1
@@ -79,6 +79,30 @@ def total(costs: Mapping[str, Cost]) -> Cost:
     """The cost of everything that was needed: all purposes but monitoring."""
     needed = (cost for purpose, cost in costs.items() if purpose != MONITORING)
     return reduce(Cost.plus, needed, Cost())
+
+
+def cost_of_choosing(arms: Sequence[ArmResult], full_training: Cost) -> tuple[str, ...]:
+    """A sentence for each policy that learns: its cost as a share of one full-data training.
+
+    Args:
+        arms: Finished arms.
+        full_training: Three epochs of the same pool, LoRA through the whole model.
+    """
+    shares: dict[str, list[float]] = {}
+    for arm in arms:
+        if arm.costs.get("policy_training", Cost()).flops:
+            spent = sum(arm.costs[purpose].flops for purpose in CHOOSING if purpose in arm.costs)
+            shares.setdefault(arm.policy, []).append(spent / full_training.flops)
+    return tuple(
+        f"Learning what to pick cost {policy} {_mean(values):.2f} of one full-data training in "
+        f"FLOPs (features, frozen layers, policy training and rewards; 3 epochs of the same pool "
+        f"with LoRA through the whole model are {full_training.flops / 1e12:,.0f} TFLOP)."
+        for policy, values in shares.items()
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:

@@ -29,8 +29,9 @@ class ModelConfig(Section):
     """`smollm2-135m` (installed with the project), a hub name, a folder, or a `.gguf` file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it is tuned; `auto` takes a GPU where torch finds one."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of forward passes; bfloat16 is autocast and pays where the processor has it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of passes; bfloat16 is autocast. `auto` takes it where the device has units for it
+    (a GPU that supports it, a processor with AMX); elsewhere it is slower than float32."""
     max_length: int = Field(512, ge=16)
     """Longest row in tokens, chat template included."""
     system_prompt: str | None = None
@@ -194,6 +195,13 @@ class PoolsConfig(Section):
 class FeaturesConfig(Section):
     """What a policy sees of a candidate (RAISE, arXiv 2504.07282)."""
 
+    tier: Literal["cheap", "model", "gradient"] = "cheap"
+    """`cheap`: lengths, token statistics and mean input embeddings, without a forward pass;
+    `model`: RAISE's difficulty and semantic state, by two forward passes over the pool;
+    `gradient`: `cheap` and, at each step, how far the gradient of each offered candidate agrees
+    with that of reward-validation."""
+    auxiliary_model: str | None = None
+    """Model that reads the pool for tier `model`, named like `model.name`; null: the tuned one."""
     semantic_size: int = Field(32, ge=1)
     """Principal components of the model's own embedding of a candidate."""
     clusters: int = Field(8, ge=1)
@@ -216,6 +224,14 @@ class LoraConfig(Section):
     """Scale of the update is alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before the adapters."""
+    layers: int | Literal["all"] = "all"
+    """How many layers have adapters, counted from the output; what lies below is computed once."""
+
+    @model_validator(mode="after")
+    def _has_layers(self) -> Self:
+        if self.layers != "all" and self.layers < 1:
+            raise ValueError("layers should be at least 1, or `all`")
+        return self
 
 
 class TopLayersConfig(Section):
@@ -224,8 +240,6 @@ class TopLayersConfig(Section):
     kind: Literal["top_layers"]
     layers: int = Field(4, ge=1)
     """How many layers, counted from the output."""
-    cache_gib: float = Field(4.0, gt=0)
-    """Memory for outputs of the frozen layers, in GiB; the oldest leave first."""
 
 
 TrainableConfig = Annotated[FullConfig | LoraConfig | TopLayersConfig, Field(discriminator="kind")]
@@ -245,6 +259,24 @@ class LearnerConfig(Section):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this global norm."""
+
+
+class CacheConfig(Section):
+    """Outputs of frozen layers, kept on disk and shared by steps, policies, seeds and runs."""
+
+    max_bytes: int = Field(8 * 2**30, ge=1)
+    """Room for them; the least recently used leave first. SmolLM2-135M takes 1,152 a token."""
+
+
+class RewardConfig(Section):
+    """How a policy's reward is measured while it learns."""
+
+    every: int = Field(1, ge=1)
+    """Steps between two measurements; the reward of those between is 0. The last step always is."""
+    items: int | None = Field(None, ge=2)
+    """Measure on that many reward-validation items, drawn once by strata; null takes all."""
+    control_episodes: int = Field(0, ge=0)
+    """Episodes of random picks, whose mean reward at each step is subtracted as control variate."""
 
 
 class BudgetConfig(Section):
@@ -321,6 +353,12 @@ class NearestToTargetConfig(PolicySection):
     kind: Literal["nearest_to_target"]
 
 
+class GradientAlignmentConfig(PolicySection):
+    """Of each window, the candidates whose gradient agrees most with the validation's, greedily."""
+
+    kind: Literal["gradient_alignment"]
+
+
 class PpoConfig(PolicySection):
     """PPO over sets of candidates: a shared scorer with the Plackett-Luce likelihood."""
 
@@ -329,6 +367,8 @@ class PpoConfig(PolicySection):
     """Fine-tunings that the policy learns from."""
     episodes_per_update: int = Field(4, ge=1)
     """Fine-tunings between two updates of the policy."""
+    parallel_episodes: int = Field(1, ge=1)
+    """Fine-tunings that step together, their trained parameters stacked; pays on a GPU."""
     learning_rate: float = Field(3e-3, gt=0)
     """Of the policy's Adam."""
     epochs: int = Field(16, ge=1)
@@ -350,7 +390,13 @@ class PpoConfig(PolicySection):
 
 
 PolicyConfig = Annotated[
-    BaseConfig | RandomConfig | FullDataConfig | LongestConfig | NearestToTargetConfig | PpoConfig,
+    BaseConfig
+    | RandomConfig
+    | FullDataConfig
+    | LongestConfig
+    | NearestToTargetConfig
+    | GradientAlignmentConfig
+    | PpoConfig,
     Field(discriminator="kind"),
 ]
 
@@ -397,8 +443,14 @@ class ExperimentConfig(Section):
     """What a policy sees of them."""
     learner: LearnerConfig = LearnerConfig()
     """How a batch changes the model."""
+    proxy_learner: LearnerConfig | None = None
+    """A cheaper learner on which policies learn what to pick for `learner`; null: `learner`."""
+    cache: CacheConfig = CacheConfig()
+    """Room for outputs of frozen layers."""
     environment: EnvironmentConfig
     """One episode."""
+    reward: RewardConfig = RewardConfig()
+    """How a policy's reward is measured while it learns."""
     policies: tuple[PolicyConfig, ...] = Field(min_length=1)
     """The policies to compare; `base` and `random` belong in every comparison."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -170,6 +170,41 @@ class Learner(Protocol):
         ...
 
 
+class StackedLearners(Protocol):
+    """Several learners that share frozen parameters and step together; none touches another."""
+
+    @property
+    def num_learners(self) -> int:
+        """How many there are."""
+        ...
+
+    def update(
+        self, batches: Sequence[Sequence[EncodedRow] | None], *, progress: Sequence[float]
+    ) -> list[UpdateStats | None]:
+        """Take one optimizer step each.
+
+        Args:
+            batches: What each learner trains on; None where it does not step.
+            progress: As in :meth:`Learner.update`, for each learner.
+
+        Returns:
+            What each step reports; None where there was none.
+        """
+        ...
+
+    def evaluate(self, items: Sequence[EncodedRow], *, learners: Sequence[int]) -> list[Evaluation]:
+        """Losses of some learners on the same split, in the order of ``learners``."""
+        ...
+
+    def snapshot(self, index: int) -> object:
+        """Everything that :meth:`update` changes in one learner, as a copy."""
+        ...
+
+    def restore(self, index: int, snapshot: object) -> None:
+        """Return one learner to the moment of ``snapshot``, exactly."""
+        ...
+
+
 Observation = dict[str, NDArray[Any]]
 """A Dict observation as Gymnasium passes it; element types differ by key."""
 

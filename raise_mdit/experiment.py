@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,11 +33,13 @@ from raise_mdit.comparison import (
     ArmResult,
     PolicySummary,
     arms_from_json,
+    cost_of_choosing,
     summarise,
     to_json,
     total,
 )
 from raise_mdit.config import ExperimentConfig, PolicyConfig
+from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import load_resolved, resolved_yaml
 from raise_mdit.preparation import Preparation, prepare
@@ -74,6 +76,8 @@ class Outcome:
 
     directory: Path
     summaries: tuple[PolicySummary, ...]
+    notes: tuple[str, ...] = ()
+    """What else to know at first sight, in sentences."""
 
 
 def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcome:
@@ -100,7 +104,8 @@ def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcom
     finally:
         if finished:
             summaries = _conclude(config, directory, finished)
-    return Outcome(directory, summaries)
+    arms = [arm.result for arm in finished.values()]
+    return Outcome(directory, summaries, choosing_notes(directory, arms))
 
 
 def rebuild_report(directory: Path) -> Path:
@@ -239,8 +244,9 @@ def _write_preparation(directory: Path, preparation: Preparation) -> None:
         {
             "notes": preparation.notes,
             "model_digest": preparation.pretrained.digest,
-            "num_trainable": preparation.learner.num_trainable,
+            "num_trainable": preparation.tuning.learner.num_trainable,
             "num_candidates": len(preparation.pool),
+            "full_training": preparation.full_training._asdict(),
             "bad_rows": [row._asdict() for row in corpus.bad_rows],
             "removed_for_overlap": [removal._asdict() for removal in corpus.report.removals],
         },
@@ -296,7 +302,7 @@ def _write_report(
     results: list[ArmResult] | tuple[ArmResult, ...],
     summaries: tuple[PolicySummary, ...],
 ) -> None:
-    file = directory / "preparation.json"
+    notes = _preparation_notes(directory)
     write_report(
         directory / "report.html",
         config=config,
@@ -304,8 +310,26 @@ def _write_report(
         summaries=summaries,
         status="complete" if len(results) == _num_arms(config) else "interrupted",
         versions=read_json(directory / "versions.json"),
-        notes=read_json(file)["notes"] if file.is_file() else [],
+        notes=[*choosing_notes(directory, results), *notes],
     )
+
+
+def choosing_notes(directory: Path, arms: Sequence[ArmResult]) -> tuple[str, ...]:
+    """What learning cost each policy, as a share of one full-data training.
+
+    Args:
+        directory: Of a run.
+        arms: Finished ones.
+    """
+    file = directory / "preparation.json"
+    if not file.is_file():
+        return ()
+    return cost_of_choosing(arms, Cost(**read_json(file)["full_training"]))
+
+
+def _preparation_notes(directory: Path) -> list[str]:
+    file = directory / "preparation.json"
+    return list(read_json(file)["notes"]) if file.is_file() else []
 
 
 def _ledger(results: list[ArmResult]) -> dict[str, object]:

@@ -14,11 +14,10 @@ from pathlib import Path
 from raise_mdit.config import (
     DatasetSource,
     ExperimentConfig,
-    PpoConfig,
-    Section,
     ShareConfig,
 )
 from raise_mdit.errors import nearest
+from raise_mdit.learning_checks import learning_faults
 from raise_mdit.yaml_document import Fault, Location
 
 BUNDLED_MODEL = "smollm2-135m"
@@ -30,7 +29,18 @@ NEVER_REPEATING = ("random", "longest", "nearest_to_target")
 
 def consistency_faults(config: ExperimentConfig) -> list[Fault]:
     """Everything that does not fit, in no particular order."""
-    checks = (_names, _seeds, _shares, _policies, _pool, _pairs, _lengths, _ppo, _files, _model)
+    checks = (
+        _names,
+        _seeds,
+        _shares,
+        _policies,
+        _pool,
+        _pairs,
+        _lengths,
+        learning_faults,
+        _files,
+        _model,
+    )
     return [fault for check in checks for fault in check(config)]
 
 
@@ -165,40 +175,6 @@ def _lengths(config: ExperimentConfig) -> Iterator[Fault]:
             f"should not exceed model.max_length, got {mosaic.max_length}, allowed: up to {limit}"
         )
         yield Fault(("pools", "mosaic", "max_length"), message)
-
-
-def _ppo(config: ExperimentConfig) -> Iterator[Fault]:
-    for index, policy in enumerate(config.policies):
-        if isinstance(policy, PpoConfig):
-            yield from _episodes(policy, ("policies", index))
-            yield from _minibatches(policy, ("policies", index), config.environment.budget.steps)
-
-
-def _episodes(policy: PpoConfig, where: Location) -> Iterator[Fault]:
-    episodes, group = policy.episodes, policy.episodes_per_update
-    if episodes % group:
-        below = episodes // group * group
-        fits = " or ".join(str(number) for number in (below, below + group) if number)
-        message = f"episodes {episodes} should be a multiple of episodes_per_update {group}: {fits}"
-        yield Fault((*where, _written(policy, "episodes", "episodes_per_update")), message)
-
-
-def _minibatches(policy: PpoConfig, where: Location, steps: int | None) -> Iterator[Fault]:
-    if steps is None:
-        return
-    collected = policy.episodes_per_update * steps
-    most = collected // 2  # advantages are normalised within a minibatch, so one step is too few
-    if policy.minibatches > most:
-        message = (
-            f"minibatches {policy.minibatches} should not exceed {most}, half of the {collected} "
-            f"steps of an update ({policy.episodes_per_update} episodes of {steps})"
-        )
-        yield Fault((*where, _written(policy, "minibatches", "episodes_per_update")), message)
-
-
-def _written(section: Section, *keys: str) -> str:
-    """The first of the keys that was not left to its default."""
-    return next((key for key in keys if key in section.model_fields_set), keys[0])
 
 
 def _files(config: ExperimentConfig) -> Iterator[Fault]:

@@ -2,10 +2,12 @@
 
 RAISE's 39 numbers are stage 2, difficulty 4, semantic 32 and availability 1. Difficulty, semantic
 state and kind do not change during a run and are the columns here; stage and availability change
-with every step and are added by the environment. A synthesised candidate is never read by the
-model: its numbers are composed of its parents', which have been.
+with every step and are added by the environment. What is known of an example is either read by a
+model (:mod:`raise_mdit.learners.probe`) or told by its tokens alone
+(:mod:`raise_mdit.learners.static_features`). A synthesised candidate is never looked at itself: its
+numbers are composed of its parents', but for its lengths.
 
-Shapes: ``N`` candidates, ``M`` examples, ``H`` hidden size, ``F`` features.
+Shapes: ``N`` candidates, ``M`` examples, ``H`` hidden size, ``C`` columns, ``F`` features.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
 from raise_mdit.candidates import Pool, parents_of
-from raise_mdit.core import KINDS
+from raise_mdit.core import KINDS, Cost
 
-DIFFICULTY = ("prompt_tokens", "response_tokens", "conditional_log_prob", "response_log_prob")
-"""RAISE's difficulty: len(x), len(y), log P(y given x), log P(y); the latter two per token."""
+LENGTHS = ("prompt_tokens", "response_tokens")
+"""RAISE's len(x) and len(y), as logarithms of one more."""
 
 CLIP = 5.0
 """Standardised features are cut off here, so that an outlier cannot saturate the scorer."""
@@ -32,22 +35,24 @@ SMALLEST_DEVIATION = 1e-6
 1e-7 in principal components beyond their rank, which scaling would blow up to features."""
 
 
-class Measurements(NamedTuple):
-    """What the untuned model makes of each example."""
+class ExampleFeatures(NamedTuple):
+    """What is known of each example, before anything is trained."""
 
-    conditional_log_prob: NDArray[np.float64]
-    """[M] log P(response given prompt), mean over the response's tokens, in nats."""
-    response_log_prob: NDArray[np.float64]
-    """[M] log P(response), mean over its tokens, in nats."""
+    names: tuple[str, ...]
+    """C column names."""
+    columns: NDArray[np.float64]
+    """[M, C] numbers that are averaged over a candidate's parents."""
     embeddings: NDArray[np.float32]
     """[M, H] unit length."""
+    cost: Cost
+    """Of all of it."""
 
 
 class FeatureTable(NamedTuple):
     """The unchanging features of a pool, one row a candidate."""
 
     names: tuple[str, ...]
-    """Column names: difficulty, semantic components, kinds."""
+    """Column names: lengths, columns of the examples, semantic components, kinds."""
     values: NDArray[np.float32]
     """[N, F], standardised over the pool but for the kinds, which are 0 or 1."""
     strata: NDArray[np.int64]
@@ -64,13 +69,19 @@ def candidate_embeddings(
         embeddings: [M, H] of the examples.
         rows: Row of each example by its id.
     """
-    mixed = np.stack([_mean_of_parents(pool, i, embeddings, rows) for i in range(len(pool))])
-    return np.asarray(mixed / np.linalg.norm(mixed, axis=1, keepdims=True), np.float32)
+    return _mixed(_shares(pool, rows, len(embeddings)), embeddings)
+
+
+def unit_rows(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[N, H] points at unit length; a point at the origin stays there."""
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    scaled = np.divide(points, lengths, out=np.zeros_like(points), where=lengths > 0)
+    return np.asarray(scaled, np.float32)
 
 
 def build_features(
     pool: Pool,
-    measurements: Measurements,
+    examples: ExampleFeatures,
     rows: Mapping[str, int],
     *,
     semantic_size: int,
@@ -84,31 +95,27 @@ def build_features(
 
     Args:
         pool: The candidates.
-        measurements: Of the examples that they are made from.
-        rows: Row of each example in ``measurements`` by its id.
+        examples: What is known of the examples that they are made from.
+        rows: Row of each example in ``examples`` by its id.
         semantic_size: Principal components kept; fewer where the pool has fewer dimensions.
         num_clusters: K-means clusters of embeddings within which windows are drawn.
         seed: Of K-means and the principal components.
     """
-    log_probs = np.stack(
-        [measurements.conditional_log_prob, measurements.response_log_prob], axis=1
+    lengths = np.log1p(
+        np.stack([pool.num_tokens - pool.num_response_tokens, pool.num_response_tokens], axis=1)
     )
-    difficulty = np.column_stack(
-        [
-            np.log1p(pool.num_tokens - pool.num_response_tokens),
-            np.log1p(pool.num_response_tokens),
-            np.stack([_mean_of_parents(pool, i, log_probs, rows) for i in range(len(pool))]),
-        ]
-    )
-    embeddings = candidate_embeddings(pool, measurements.embeddings, rows)
+    shares = _shares(pool, rows, len(examples.columns))
+    columns = shares @ examples.columns
+    embeddings = _mixed(shares, examples.embeddings)
     semantic = _principal_components(embeddings, semantic_size, seed)
     kinds = np.eye(len(KINDS), dtype=np.float32)[pool.kinds]
     names = (
-        *DIFFICULTY,
+        *LENGTHS,
+        *examples.names,
         *(f"semantic_{i}" for i in range(semantic.shape[1])),
         *(f"is_{kind}" for kind in KINDS),
     )
-    values = np.column_stack([standardised(difficulty), standardised(semantic), kinds])
+    values = np.column_stack([*map(standardised, (lengths, columns, semantic)), kinds])
     strata = _strata(pool, embeddings, num_clusters, seed)
     return FeatureTable(names, values.astype(np.float32), strata)
 
@@ -153,11 +160,17 @@ def cluster(points: NDArray[np.float32], num_clusters: int, seed: int) -> NDArra
     return np.asarray(np.unique(fitted.labels_, return_inverse=True)[1], np.int64)
 
 
-def _mean_of_parents(
-    pool: Pool, row: int, values: NDArray[np.floating], rows: Mapping[str, int]
-) -> NDArray[np.floating]:
-    parents = parents_of(pool.recipe(row))
-    return np.asarray(sum(share * values[rows[example]] for example, share in parents))
+def _shares(pool: Pool, rows: Mapping[str, int], num_examples: int) -> csr_array:
+    """[N, M] share of each example in each candidate; a row sums to one."""
+    parents = [parents_of(pool.recipe(row)) for row in range(len(pool))]
+    ends = np.cumsum([len(each) for each in parents])
+    examples = [rows[example] for each in parents for example, _ in each]
+    shares = [share for each in parents for _, share in each]
+    return csr_array((shares, examples, [0, *ends]), shape=(len(pool), num_examples))
+
+
+def _mixed(shares: csr_array, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    return unit_rows(shares.astype(np.float32) @ embeddings)
 
 
 def _principal_components(

@@ -9,6 +9,7 @@ from raise_mdit.core import Cost
 Purpose = Literal[
     "synthesis",
     "features",
+    "proxy_check",
     "policy_training",
     "reward_evaluation",
     "final_training",
@@ -17,9 +18,19 @@ Purpose = Literal[
 ]
 
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
-"""Synthesis of candidates; passes over the pool for features; model updates while a policy learns;
-validation passes that a policy sees; updates of the final fine-tuning; the sealed test; validation
-passes for curves that no policy sees."""
+"""Synthesis of candidates; what a policy sees of them, passes over the pool and gradients included;
+the probe of a proxy learner; model updates while a policy learns; validation passes that a policy
+sees; updates of the final fine-tuning; the sealed test; validation passes for curves that no policy
+sees."""
+
+CHOOSING: tuple[Purpose, ...] = (
+    "features",
+    "proxy_check",
+    "policy_training",
+    "reward_evaluation",
+)
+"""What it costs to learn what to train on, outputs of frozen layers included: each purpose pays for
+those that it needed first."""
 
 MONITORING: Purpose = "monitoring"
 """Kept, but no part of what a policy costs: it would choose the same without."""

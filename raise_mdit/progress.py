@@ -30,6 +30,10 @@ class Progress(Protocol):
         """The stage is over."""
         ...
 
+    def note(self, sentence: str) -> None:
+        """Something worth knowing before what comes next."""
+        ...
+
 
 class Silent:
     """Listens to nothing."""
@@ -41,4 +45,7 @@ class Silent:
         """Nothing."""
 
     def finish(self) -> None:
+        """Nothing."""
+
+    def note(self, sentence: str) -> None:
         """Nothing."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,44 +42,54 @@ class Recorder:
         self._tracker.finish(summary)
 
 
+@dataclass(slots=True)
+class _Episode:
+    """What one environment has seen of its episode."""
+
+    total: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
 class EpisodeRecorder(BaseCallback):
-    """Records each learning episode."""
+    """Records each learning episode, of one environment or of several that step together.
+
+    The return is the improvement itself, without what a control variate takes off the rewards.
+    """
 
     def __init__(self, recorder: Recorder, progress: Progress) -> None:
         super().__init__()
         self.returns: list[float] = []
         self._recorder = recorder
         self._progress = progress
-        self._return = 0.0
-        self._steps = 0
-        self._tokens = 0
-        self._seconds = 0.0
+        self._episodes: dict[int, _Episode] = defaultdict(_Episode)
 
     def _on_step(self) -> bool:
-        info = self.locals["infos"][0]
-        self._return += float(self.locals["rewards"][0])
-        self._steps += 1
-        self._tokens += info["tokens"]
-        self._seconds += info["seconds"]
-        if self.locals["dones"][0]:
-            self._finish_episode(info)
+        for index, info in enumerate(self.locals["infos"]):
+            episode = self._episodes[index]
+            episode.total += float(info["gain"])
+            episode.steps += 1
+            episode.tokens += info["tokens"]
+            episode.seconds += info["seconds"]
+            if self.locals["dones"][index]:
+                self._finish(self._episodes.pop(index), info)
         return True
 
-    def _finish_episode(self, info: Mapping[str, Any]) -> None:
-        self.returns.append(self._return)
+    def _finish(self, episode: _Episode, info: Mapping[str, Any]) -> None:
+        self.returns.append(episode.total)
         self._recorder.log(
             {
                 tracking.ROLLOUT_EPISODE: len(self.returns),
-                tracking.ROLLOUT_EPISODE_RETURN: self._return,
-                tracking.ROLLOUT_EPISODE_STEPS: self._steps,
+                tracking.ROLLOUT_EPISODE_RETURN: episode.total,
+                tracking.ROLLOUT_EPISODE_STEPS: episode.steps,
             }
         )
         self._progress.advance(
-            episode_return=self._return,
+            episode_return=episode.total,
             loss=info["validation_loss"],
-            tokens_per_second=self._tokens / self._seconds,
+            tokens_per_second=episode.tokens / episode.seconds,
         )
-        self._return, self._steps, self._tokens, self._seconds = 0.0, 0, 0, 0.0
 
 
 class Sb3Metrics(KVWriter):

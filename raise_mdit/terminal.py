@@ -65,6 +65,10 @@ class Bars:
             self._progress.stop()
             self._task = None
 
+    def note(self, sentence: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(sentence, markup=False, highlight=False, emoji=False)
+
 
 def progress_for(console: Console) -> Bars | Silent:
     """Bars on a terminal, silence elsewhere."""

@@ -5,7 +5,14 @@ from typing import Any, NoReturn
 
 import pytest
 
-from raise_mdit.comparison import ArmResult, arms_from_json, summarise, to_json, total
+from raise_mdit.comparison import (
+    ArmResult,
+    arms_from_json,
+    cost_of_choosing,
+    summarise,
+    to_json,
+    total,
+)
 from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
 from raise_mdit.statistics import student_interval
@@ -46,6 +53,16 @@ def test_total_adds_purposes_field_by_field() -> None:
 
 def test_total_of_nothing_is_free() -> None:
     assert total({}) == Cost()
+
+
+def test_the_cost_of_choosing_is_a_share_of_a_full_training() -> None:
+    dear = {"features": Cost(flops=20.0), "policy_training": Cost(flops=30.0)}
+    rest = {"reward_evaluation": Cost(flops=10.0), "final_training": Cost(flops=1e6)}
+    given = [*arms("random", 1.0, costs=rest), *arms("ppo", 1.0, 1.0, costs={**dear, **rest})]
+
+    (sentence,) = cost_of_choosing(given, Cost(flops=400.0))
+
+    assert sentence.startswith("Learning what to pick cost ppo 0.15 of one full-data training")
 
 
 def test_summaries_come_in_the_order_of_first_appearance() -> None:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Dict
+from transformers import LlamaForCausalLM
 
-from raise_mdit import experiment
+from raise_mdit import cli, experiment
+from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.arms import run_arm
 from raise_mdit.comparison import ArmResult, arms_from_json
-from raise_mdit.config import ExperimentConfig
+from raise_mdit.config import ExperimentConfig, PpoConfig
+from raise_mdit.core import KINDS, Cost
 from raise_mdit.errors import DataError, ModelError, RunError
 from raise_mdit.experiment_file import load_experiment
-from raise_mdit.learners.causal_lm import CausalLmLearner
+from raise_mdit.learners.alignment import GradientAlignment
+from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
+from raise_mdit.learners.forward import LayeredForward
+from raise_mdit.learners.stacked import StackedCausalLmLearners
+from raise_mdit.ledger import Ledger
+from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
+from raise_mdit.recording import Recorder
+from raise_mdit.runs import MetricsFile
 from raise_mdit.schedule import order_digest, read_schedule
+from raise_mdit.tracking import NullTracker
 
 # peft reads an attribute that transformers is about to rename; SB3 advises on rollout sizes.
 pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
@@ -55,9 +70,21 @@ policies:
 evaluation: {{task_metric: exact_match}}
 """
 
+PPO = "{kind: ppo, episodes: 4, episodes_per_update: 2}"
+PAIR = "{kind: ppo, name: pair, episodes: 4, episodes_per_update: 2, parallel_episodes: 2}"
+FEW = "policies=[{kind: base}, {kind: random}]"
+LEARNED = f"policies=[{{kind: base}}, {{kind: random}}, {PPO}]"
+SHORTCUTS = (
+    "reward={every: 2, items: 4, control_episodes: 2}",
+    "proxy_learner={trainable: {kind: top_layers, layers: 1}, learning_rate: 1.0e-2}",
+    f"policies=[{{kind: base}}, {{kind: random}}, {PPO}, {PAIR}]",
+)
+"""Everything that makes learning cheaper, in one run."""
+
 PURPOSES = {
     "synthesis",
     "features",
+    "proxy_check",
     "policy_training",
     "reward_evaluation",
     "final_training",
@@ -106,6 +133,20 @@ def run(folder: Path, out: str, *overrides: str) -> Path:
     return folder / out
 
 
+def prepared_from(folder: Path, *overrides: str) -> Preparation:
+    return prepare(config_of(folder, *overrides), cache=folder / "cache", progress=Silent())
+
+
+def arm_of(prepared: Preparation, label: str, tmp_path: Path) -> ArmResult:
+    """The result of one policy with seed 0."""
+    (policy,) = (each for each in prepared.config.policies if each.label == label)
+    with closing(MetricsFile(tmp_path / "metrics.jsonl")) as metrics:
+        recorder = Recorder(metrics, NullTracker())
+        return run_arm(
+            prepared, policy, 0, recorder=recorder, progress=Silent(), directory=tmp_path
+        ).result
+
+
 def arms_of(directory: Path) -> dict[tuple[str, int], ArmResult]:
     arms = arms_from_json((directory / "results.json").read_text())
     return {(arm.policy, arm.seed): arm for arm in arms}
@@ -124,20 +165,80 @@ def metrics_of(directory: Path) -> list[dict[str, Any]]:
     ]
 
 
+def flops_of(arm: ArmResult) -> dict[str, float]:
+    return {purpose: cost.flops for purpose, cost in arm.costs.items()}
+
+
+class Once(NamedTuple):
+    """A run that was made for all tests of this file."""
+
+    directory: Path
+    told: list[str]
+    """Stages and notes in order."""
+    evaluated: list[int]
+    """Items of each evaluation."""
+    trunk_passes: list[int]
+    """Rows of each pass through frozen layers."""
+
+
+class Listener(Silent):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def start(self, stage: str, total: int | None) -> None:
+        self.told.append(stage)
+
+    def note(self, sentence: str) -> None:
+        self.told.append(sentence)
+
+
+def run_once(folder: Path, out: str, *overrides: str) -> Once:
+    """A run with the folder's own cache, and what was seen of it."""
+    listener = Listener()
+    evaluated, trunk_passes = [], []
+    evaluate, trunk = CausalLmLearner.evaluate, LayeredForward.trunk
+
+    def seen_evaluate(self: CausalLmLearner, items: Any) -> Any:
+        evaluated.append(len(items))
+        return evaluate(self, items)
+
+    def seen_trunk(self: LayeredForward, embeds: Any) -> Any:
+        trunk_passes.append(len(embeds))
+        return trunk(self, embeds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAISE_MDIT_CACHE", str(folder / "cache"))
+        patch.setattr(CausalLmLearner, "evaluate", seen_evaluate)
+        patch.setattr(LayeredForward, "trunk", seen_trunk)
+        experiment.run(config_of(folder, *overrides), folder / out, listener)
+    return Once(folder / out, listener.told, evaluated, trunk_passes)
+
+
 @pytest.fixture(scope="module")
 def finished_once(
     tmp_path_factory: pytest.TempPathFactory, random_llama: Callable[..., Any], tokenizer: Any
-) -> Path:
-    folder = furnish(tmp_path_factory.mktemp("once"), random_llama(), tokenizer)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAISE_MDIT_CACHE", str(folder / "cache"))
-        return run(folder, "run")
+) -> Once:
+    return run_once(furnish(tmp_path_factory.mktemp("once"), random_llama(), tokenizer), "run")
+
+
+@pytest.fixture(scope="module")
+def repeated(finished_once: Once) -> Once:
+    """The same once more, with the cache that the first has left."""
+    return run_once(finished_once.directory.parent, "again")
+
+
+@pytest.fixture(scope="module")
+def shortened(
+    tmp_path_factory: pytest.TempPathFactory, random_llama: Callable[..., Any], tokenizer: Any
+) -> Once:
+    folder = furnish(tmp_path_factory.mktemp("shortened"), random_llama(), tokenizer)
+    return run_once(folder, "run", *SHORTCUTS)
 
 
 @pytest.fixture
-def finished(finished_once: Path, folder: Path) -> Path:
+def finished(finished_once: Once, folder: Path) -> Path:
     """A finished run that a test may damage."""
-    return Path(shutil.copytree(finished_once, folder / "run"))
+    return Path(shutil.copytree(finished_once.directory, folder / "run"))
 
 
 def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
@@ -194,27 +295,54 @@ def test_costs_are_charged_to_whom_they_belong(finished: Path) -> None:
     assert costs["random"]["policy_training"].flops == 0
     assert costs["random"]["reward_evaluation"].flops == costs["ppo"]["monitoring"].flops == 0
     assert costs["random"]["monitoring"].flops > 0
-    assert costs["ppo"]["features"].tokens == costs["nearest_to_target"]["features"].tokens > 0
+    assert costs["random"]["features"] == costs["ppo"]["features"]  # MDIT needs embeddings
+    assert 0 < costs["ppo"]["features"].tokens < costs["nearest_to_target"]["features"].tokens
     assert costs["ppo"]["policy_training"].tokens > 3 * costs["ppo"]["final_training"].tokens
     arm = arms_of(finished)["ppo", 0]
     assert arm.costs["final_training"].tokens == arm.tokens
 
 
 def test_costs_do_not_depend_on_which_arms_ran_before(folder: Path, finished: Path) -> None:
-    alone = run(folder, "alone", "seeds=[1]")
+    alone = run(folder, "alone", "seeds=[1]", LEARNED)
 
     for policy in ("random", "ppo"):
-        ours, theirs = (arms_of(each)[policy, 1].costs for each in (finished, alone))
-        assert {key: cost.flops for key, cost in ours.items()} == {
-            key: cost.flops for key, cost in theirs.items()
-        }
+        ours, theirs = (arms_of(each)[policy, 1] for each in (finished, alone))
+        assert flops_of(ours) == flops_of(theirs)
 
 
-def test_the_same_seed_twice_gives_the_same_metrics(folder: Path, finished: Path) -> None:
-    again = run(folder, "again")
+def test_the_same_file_twice_gives_the_same_metrics_at_the_same_cost(
+    finished_once: Once, repeated: Once
+) -> None:
+    first, again = finished_once.directory, repeated.directory
 
-    assert metrics_of(again) == metrics_of(finished)
-    assert order_digest(read_schedule(again)) == order_digest(read_schedule(finished))
+    assert metrics_of(again) == metrics_of(first)
+    assert order_digest(read_schedule(again)) == order_digest(read_schedule(first))
+    assert {arm: flops_of(result) for arm, result in arms_of(again).items()} == {
+        arm: flops_of(result) for arm, result in arms_of(first).items()
+    }
+
+
+def test_the_second_run_of_a_file_computes_nothing_of_the_frozen_layers(
+    finished_once: Once, repeated: Once
+) -> None:
+    assert sum(finished_once.trunk_passes) > 40
+    assert repeated.trunk_passes == []
+
+
+def test_full_training_is_counted_by_hand(finished: Path, folder: Path) -> None:
+    pool = prepared_from(folder, FEW).pool
+    originals = pool.kinds == KINDS.index("original")
+    tokens, scored = pool.num_tokens[originals], pool.num_response_tokens[originals]
+    # Hidden size 32, MLP 64, four heads of which two have keys and values, vocabulary 107.
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
+    adapters = 8 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))  # of rank 8
+    products = 4 * tokens * (2 * layer + 3 * adapters) + 2 * scored * 107 * 32
+    attention = 4 * (2 + 5) * 32 * tokens**2  # products of four layers, forward and backward
+
+    found = json.loads((finished / "preparation.json").read_text())["full_training"]
+
+    assert found["tokens"] == found["padded_tokens"] == 3 * tokens.sum()
+    assert found["flops"] == 3 * 2 * (products + attention).sum()
 
 
 def test_two_seeds_differ(finished: Path) -> None:
@@ -228,48 +356,49 @@ def test_two_seeds_differ(finished: Path) -> None:
     assert first != second
 
 
-def test_the_sealed_test_is_read_once_by_each_arm(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_sealed_test_is_read_once_by_each_arm(finished_once: Once) -> None:
+    assert finished_once.evaluated.count(8) == 12  # test rows; six policies, two seeds
+    assert set(finished_once.evaluated) == {6, 8}
+
+
+@pytest.mark.parametrize(
+    ("uninterrupted", "overrides", "killed", "num_finished"),
+    [("finished_once", (), "full", 8), ("shortened", SHORTCUTS, "pair", 7)],
+)
+def test_a_run_killed_within_an_arm_resumes_to_the_same_result(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    uninterrupted: str,
+    overrides: tuple[str, ...],
+    killed: str,
+    num_finished: int,
 ) -> None:
-    seen: list[int] = []
-    evaluate = CausalLmLearner.evaluate
+    expected: Path = request.getfixturevalue(uninterrupted).directory
+    written: list[Any] = []
+    write = MetricsFile.write
 
-    def counted(self: CausalLmLearner, items: Any) -> Any:
-        seen.append(len(items))
-        return evaluate(self, items)
-
-    monkeypatch.setattr(CausalLmLearner, "evaluate", counted)
-    run(folder, "run", "seeds=[0]")
-
-    assert seen.count(8) == 6  # test rows; six policies
-    assert set(seen) == {6, 8}
-
-
-def test_a_stopped_run_resumes_to_the_same_result(
-    folder: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[object] = []
-
-    def stopped(*args: Any, **kwargs: Any) -> Any:
-        calls.append(args)
-        if len(calls) == 9:
+    def dying(self: MetricsFile, record: Any) -> None:
+        if (record["policy"], record["seed"]) == (killed, 1):
+            written.append(record)
+        if len(written) == 2:
             raise KeyboardInterrupt
-        return run_arm(*args, **kwargs)
+        write(self, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "run_arm", stopped)
+        patch.setattr(MetricsFile, "write", dying)
         with pytest.raises(KeyboardInterrupt):
-            run(folder, "stopped")
-    assert len(arms_of(folder / "stopped")) == 8
+            run(folder, "stopped", *overrides)
+    assert len(arms_of(folder / "stopped")) == num_finished
     assert "interrupted" in (folder / "stopped" / "report.html").read_text()
     with (folder / "stopped" / "metrics.jsonl").open("a") as stream:
         stream.write('{"policy": "full", "se')
 
-    run(folder, "stopped")
+    run(folder, "stopped", *overrides)
 
-    assert metrics_of(folder / "stopped") == metrics_of(finished)
+    assert metrics_of(folder / "stopped") == metrics_of(expected)
     assert {k: v.test_loss for k, v in arms_of(folder / "stopped").items()} == {
-        k: v.test_loss for k, v in arms_of(finished).items()
+        k: v.test_loss for k, v in arms_of(expected).items()
     }
 
 
@@ -308,7 +437,13 @@ def test_a_folder_without_a_run_is_named(finished: Path, name: str) -> None:
 
 
 def test_a_budget_in_tokens_ends_with_the_step_that_crosses_it(folder: Path) -> None:
-    directory = run(folder, "run", "seeds=[0]", "environment.budget={tokens: 200}")
+    directory = run(
+        folder,
+        "run",
+        "seeds=[0]",
+        "environment.budget={tokens: 200}",
+        f"policies=[{{kind: base}}, {{kind: random}}, {{kind: longest}}, {PPO}]",
+    )
     arms = arms_of(directory)
 
     for policy in ("random", "longest", "ppo"):
@@ -322,7 +457,7 @@ def test_a_budget_in_tokens_ends_with_the_step_that_crosses_it(folder: Path) -> 
 
 def test_a_token_budget_beyond_the_pool_is_the_users_mistake(folder: Path) -> None:
     with pytest.raises(DataError, match=r"random never repeats a candidate.*lower the budget"):
-        run(folder, "run", "environment.budget={tokens: 1000000}")
+        run(folder, "run", "pools={}", FEW, "environment.budget={tokens: 1000000}")
 
 
 def test_a_step_budget_beyond_the_rows_that_were_read_is_found_before_any_training(
@@ -342,36 +477,462 @@ def test_a_row_longer_than_the_context_is_the_users_mistake(folder: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_other_trainable_parts_run_from_start_to_end(folder: Path, kind: str) -> None:
-    directory = run(folder, "run", "seeds=[0]", f"learner.trainable={{kind: {kind}}}")
+    policies = "policies=[{kind: base}, {kind: random}, {kind: full}]"
+    directory = run(folder, "run", "seeds=[0]", f"learner.trainable={{kind: {kind}}}", policies)
 
     arms = arms_of(directory)
     assert arms["full", 0].test_loss < arms["base", 0].test_loss
 
 
 def test_policies_that_look_at_nothing_need_no_features(folder: Path) -> None:
-    directory = run(
-        folder, "run", "pools={}", "policies=[{kind: base}, {kind: random}, {kind: longest}]"
-    )
+    policies = "policies=[{kind: base}, {kind: random}, {kind: longest}]"
+    directory = run(folder, "run", "seeds=[0]", "pools={}", policies)
 
     assert arms_of(directory)["longest", 0].costs["features"].flops == 0
     assert not (folder / "cache" / "measurements").exists()
 
 
+def test_the_cheap_tier_makes_features_and_mdit_candidates_without_a_pass_over_the_pool(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = LlamaForCausalLM.forward
+    positions_read: list[int] = []
+
+    def spied(self: LlamaForCausalLM, *args: Any, **kwargs: Any) -> Any:
+        positions_read.append(kwargs["inputs_embeds"].shape[:2].numel())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", spied)
+
+    prepared = prepared_from(folder, "policies=[{kind: base}, {kind: random}, {kind: ppo}]")
+
+    features = prepared.training.features
+    # A learner counts its work on two positions when it is built.
+    assert sum(positions_read) < min(prepared.pool.num_tokens)
+    assert features.shape == (len(prepared.pool), 2 + 4 + 4 + 3)
+    assert np.all(features[:, :10].std(axis=0) > 0)
+    assert np.all(np.isfinite(features))
+
+
+def test_the_gradient_tier_starts_from_the_cheap_ones_features(folder: Path) -> None:
+    cheap, gradient = (
+        prepared_from(
+            folder, "policies=[{kind: base}, {kind: random}, {kind: ppo}]", f"features.tier={tier}"
+        )
+        for tier in ("cheap", "gradient")
+    )
+
+    np.testing.assert_array_equal(gradient.training.features, cheap.training.features)
+
+
+def test_features_of_the_auxiliary_model_are_its_own(
+    folder: Path, random_llama: Callable[..., Any], tokenizer: Any
+) -> None:
+    random_llama(seed=5).save_pretrained(folder / "other")
+    tokenizer.save_pretrained(folder / "other")
+    overrides = ("policies=[{kind: base}, {kind: random}, {kind: ppo}]", "features.tier=model")
+
+    tuned, alike, other = (
+        prepared_from(folder, *overrides, f"features.auxiliary_model={name}")
+        for name in ("null", folder / "model", folder / "other")
+    )
+
+    np.testing.assert_array_equal(alike.training.features, tuned.training.features)
+    assert other.training.features.shape == tuned.training.features.shape
+    assert np.all(other.training.features[:, 2:4].std(axis=0) > 0)
+    assert not np.allclose(other.training.features[:, 2:4], tuned.training.features[:, 2:4])
+
+
+@pytest.mark.parametrize("pools", ["{}", "{mdit: {across: source, ratio: 0.5, clusters: 2}}"])
+@pytest.mark.parametrize("tier", ["cheap", "model"])
+def test_features_cost_what_each_policy_would_need_alone(
+    folder: Path, pools: str, tier: str
+) -> None:
+    overrides = (f"pools={pools}", f"features.tier={tier}")
+    together = prepared_from(folder, *overrides)
+
+    for policy in (each for each in together.config.policies if each.kind not in ("base", "full")):
+        kinds = ", ".join(f"{{kind: {kind}}}" for kind in sorted({"base", "random", policy.kind}))
+        alone = prepared_from(folder, *overrides, f"policies=[{kinds}]")
+
+        known = [] if alone.knowledge.features is None else [alone.knowledge.features.cost]
+        if alone.knowledge.measured is not None:
+            known.append(alone.knowledge.measured.reward_validation.cost)
+            pool_is_read = tier == "model" and alone.knowledge.features is not None
+            known += [] if pool_is_read else [alone.knowledge.measured.pool.cost]
+        assert together.knowledge.cost(policy).flops == sum(cost.flops for cost in known)
+
+
+def test_the_nearest_to_the_target_are_told_by_the_tuned_model_whatever_the_tier(
+    folder: Path,
+) -> None:
+    overrides = ("pools={}",)
+
+    cheap, model = (
+        prepared_from(folder, *overrides, f"features.tier={tier}") for tier in ("cheap", "model")
+    )
+
+    np.testing.assert_array_equal(cheap.nearest_ranks, model.nearest_ranks)
+    assert cheap.training.features.shape != model.training.features.shape
+
+
 def test_wandb_mirrors_one_run_for_each_arm(folder: Path) -> None:
-    directory = run(folder, "run", "seeds=[0]", "tracking.wandb={mode: offline}")
+    directory = run(folder, "run", "seeds=[0]", "pools={}", FEW, "tracking.wandb={mode: offline}")
 
-    assert len(list((directory / "tracking").rglob("*.wandb"))) == 6
+    assert len(list((directory / "tracking").rglob("*.wandb"))) == 2
 
 
-def test_two_processes_run_side_by_side(folder: Path) -> None:
-    command = [sys.executable, "-m", "raise_mdit", "run", "small.yaml", "--set", "seeds=[0]"]
-    processes = [
-        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
+class SideBySide(NamedTuple):
+    """Two runs of the same experiment at the same time."""
 
-    outputs = [process.communicate() for process in processes]
+    folder: Path
+    there: Path
+    """By the command line, in a process of its own."""
+    here: Path
 
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    first, second = sorted((folder / "runs" / "small").iterdir())
-    assert metrics_of(first) == metrics_of(second)
+
+@pytest.fixture(scope="module")
+def side_by_side(
+    tmp_path_factory: pytest.TempPathFactory, random_llama: Callable[..., Any], tokenizer: Any
+) -> SideBySide:
+    folder = furnish(tmp_path_factory.mktemp("both"), random_llama(), tokenizer)
+    random_llama(seed=5).save_pretrained(folder / "other")
+    tokenizer.save_pretrained(folder / "other")
+    settings = (
+        "seeds=[0]",
+        f"features={{tier: model, auxiliary_model: {folder}/other, semantic_size: 4, clusters: 2}}",
+        LEARNED,
+    )
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "raise_mdit", "run", "small.yaml", *arguments]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAISE_MDIT_CACHE", str(folder / "cache"))
+        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("Run directory")  # by now it is at work
+            here = run(folder, "here", *settings)
+            _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    (there,) = (folder / "runs" / "small").iterdir()
+    return SideBySide(folder, there, here)
+
+
+def test_two_processes_run_side_by_side(side_by_side: SideBySide) -> None:
+    assert metrics_of(side_by_side.there) == metrics_of(side_by_side.here)
+
+
+def test_another_model_describes_the_pool_from_the_command_line(side_by_side: SideBySide) -> None:
+    folder, there, _ = side_by_side
+
+    described, learned = experiment.read_config(there), arms_of(there)["ppo", 0]
+
+    assert described.features.auxiliary_model == f"{folder}/other"
+    knowledge = prepare(described, cache=folder / "cache", progress=Silent()).knowledge
+    assert knowledge.features is not None
+    assert learned.costs["features"].flops == knowledge.features.cost.flops > 0
+
+
+# --- What makes learning cheaper.
+
+
+def test_shortcuts_are_told_before_the_first_arm_and_kept(shortened: Once) -> None:
+    notes = json.loads((shortened.directory / "preparation.json").read_text())["notes"]
+    agreement, noise = notes[-2:]
+
+    assert agreement.startswith("Proxy learner: it ")
+    assert noise.startswith("Rewards are measured on 4 of 6 items: under random picks")
+    first_arm = next(i for i, told in enumerate(shortened.told) if told.startswith("base s0"))
+    assert shortened.told[first_arm - 2 : first_arm] == [agreement, noise]
+
+
+def test_every_evaluation_is_of_the_chosen_items_but_for_noise_and_test(shortened: Once) -> None:
+    assert set(shortened.evaluated) == {4, 6, 8}
+    assert shortened.evaluated.count(6) == 2  # before and after the episode that tells the noise
+    assert shortened.evaluated.count(8) == 8  # four policies, two seeds
+
+
+def test_rewards_are_charged_for_what_is_measured(shortened: Once, folder: Path) -> None:
+    tokens = sum(item.num_tokens for item in prepared_from(folder, *SHORTCUTS).reward_items)
+    # Each environment measures the base model once; of three steps, the second and the last.
+    learning, control, final = 1 + 4 * 2, 1 + 2 * 2, 1 + 2
+
+    for (policy, _), arm in arms_of(shortened.directory).items():
+        if policy in ("ppo", "pair"):
+            assert arm.costs["reward_evaluation"].tokens == tokens * (learning + control + final)
+        if policy == "random":
+            assert arm.costs["monitoring"].tokens == tokens * (1 + 3)
+
+
+def test_a_policy_fine_tunes_with_rewards_as_it_learned_from(shortened: Once) -> None:
+    gains = defaultdict(list)
+    for record in metrics_of(shortened.directory):
+        if record["seed"] == 0 and "reward/gain" in record:
+            gains[record["policy"]].append(record["reward/gain"])
+
+    assert [gain != 0 for gain in gains["ppo"]] == [False, True, True]
+    assert [gain != 0 for gain in gains["random"]] == [True, True, True]
+
+
+def test_only_who_learns_pays_for_the_rehearsal(shortened: Once) -> None:
+    costs = {policy: arm.costs for (policy, _), arm in arms_of(shortened.directory).items()}
+
+    for purpose in ("proxy_check", "policy_training"):
+        assert costs["ppo"][purpose].flops > 0
+        assert costs["base"][purpose].flops == costs["random"][purpose].flops == 0
+    assert costs["ppo"]["proxy_check"] == costs["pair"]["proxy_check"]
+    assert costs["ppo"]["monitoring"] == costs["pair"]["monitoring"]
+    assert costs["ppo"]["monitoring"].flops > 0
+
+
+def test_policies_that_do_not_learn_are_as_without_shortcuts(
+    shortened: Once, finished_once: Once
+) -> None:
+    ours, theirs = (arms_of(once.directory) for once in (shortened, finished_once))
+
+    for arm in (("base", 0), ("random", 0), ("random", 1)):
+        # Stored states round with the rows that they were computed with.
+        assert ours[arm].test_loss == pytest.approx(theirs[arm].test_loss, rel=1e-5)
+        assert ours[arm].picks == theirs[arm].picks
+
+
+def test_episodes_that_step_together_teach_as_many_lessons(shortened: Once) -> None:
+    arms = arms_of(shortened.directory)
+
+    for seed in (0, 1):
+        pair, alone = arms["pair", seed], arms["ppo", seed]
+        assert len(pair.episode_returns) == len(alone.episode_returns) == 4
+        assert pair.test_loss < arms["base", seed].test_loss
+        assert pair.test_loss == pytest.approx(alone.test_loss, rel=0.05)
+        mean_returns = [np.mean(arm.episode_returns) for arm in (pair, alone)]
+        assert mean_returns[0] == pytest.approx(mean_returns[1], rel=0.5)
+
+
+def test_a_policy_learns_at_the_expense_of_the_proxy_and_tunes_at_that_of_the_learner(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_from(folder, *SHORTCUTS)
+    spent: defaultdict[CausalLmLearner, Cost] = defaultdict(Cost)
+    update = CausalLmLearner.update
+
+    def counted(self: CausalLmLearner, batch: Any, *, progress: float) -> Any:
+        stats = update(self, batch, progress=progress)
+        spent[self] = spent[self].plus(stats.cost)
+        return stats
+
+    monkeypatch.setattr(CausalLmLearner, "update", counted)
+
+    costs = arm_of(prepared, "ppo", folder).costs
+
+    tuning = prepared.tuning
+    assert costs["policy_training"] == spent[tuning.policy_learner]
+    assert costs["final_training"] == spent[tuning.learner]
+    num_learned, num_control, num_tuned = 4 * 3 * 4, 2 * 3 * 4, 3 * 4  # rows
+    mean = costs["final_training"].tokens / num_tuned
+    learned = costs["policy_training"].tokens / (num_learned + num_control)
+    assert learned == pytest.approx(mean, rel=0.5)
+
+
+def test_learners_that_step_together_are_charged_what_each_would_be_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_from(
+        folder, "pools={}", f"policies=[{{kind: base}}, {{kind: random}}, {PAIR}]"
+    )
+    untuned = copy.deepcopy(prepared.pretrained.model)
+    given: list[Any] = []
+    update = StackedCausalLmLearners.update
+
+    def seen(self: StackedCausalLmLearners, batches: Any, *, progress: Any) -> Any:
+        given.append(batches)
+        return update(self, batches, progress=progress)
+
+    monkeypatch.setattr(StackedCausalLmLearners, "update", seen)
+
+    charged = arm_of(prepared, "pair", folder).costs["policy_training"]
+
+    expected = Cost()
+    for index in (0, 1):
+        alone = build_learner(
+            copy.deepcopy(untuned), prepared.config.learner, precision="float32", seed=0
+        )
+        for batches in given:
+            expected = expected.plus(alone.update(batches[index], progress=0.0).cost)
+    assert len(given) == 4 * 3 / 2
+    assert charged.tokens == expected.tokens
+    assert charged.padded_tokens == expected.padded_tokens
+    assert charged.flops == pytest.approx(expected.flops, rel=1e-12)
+
+
+def test_fine_tunings_cut_off_by_tokens_leave_no_trace_in_the_next_seed(folder: Path) -> None:
+    settings = (
+        "pools={}",
+        "environment.budget={tokens: 90}",
+        f"policies=[{{kind: base}}, {{kind: random}}, {PAIR}]",
+    )
+    both, alone = (
+        run(folder, f"run-{seeds}", *settings, f"seeds={seeds}") for seeds in ("[0, 1]", "[1]")
+    )
+
+    ours, theirs = (
+        [record for record in metrics_of(each) if record["seed"] == 1] for each in (both, alone)
+    )
+    assert ours == theirs
+
+
+# --- Gradient alignment.
+
+
+def test_what_looks_at_gradients_pays_for_every_window_that_it_picks_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[int, Cost]] = []
+    measure = GradientAlignment.measure
+
+    def seen(self: GradientAlignment, candidates: Any, validation: Any) -> Any:
+        products, cost = measure(self, candidates, validation)
+        measured.append((len(candidates), cost))
+        return products, cost
+
+    monkeypatch.setattr(GradientAlignment, "measure", seen)
+    prepared = prepared_from(
+        folder,
+        "features.tier=gradient",
+        "reward.control_episodes=1",
+        f"policies=[{{kind: base}}, {{kind: random}}, {{kind: gradient_alignment}}, {PPO}]",
+    )
+    by_policy = {policy.label: policy for policy in prepared.config.policies}
+    # None of the control's; one of an episode that PPO's library begins when all are over.
+    num_windows = {"random": 0, "gradient_alignment": 3, "ppo": 4 * 3 + 1 + 3}
+
+    for label, windows in num_windows.items():
+        measured.clear()
+        arm = arm_of(prepared, label, folder)
+
+        assert [size for size, _ in measured] == [12] * windows
+        expected = prepared.knowledge.cost(by_policy[label])
+        for _, cost in measured:
+            expected = expected.plus(cost)
+        assert arm.costs["features"].tokens == expected.tokens
+        assert arm.costs["features"].flops == pytest.approx(expected.flops, rel=1e-12)
+    assert all(cost.flops > 0 for _, cost in measured)
+
+
+@pytest.mark.parametrize(("tier", "num_columns"), [("cheap", 0), ("gradient", 1)])
+def test_the_gradient_tier_adds_one_column_to_what_a_policy_sees(
+    folder: Path, tier: str, num_columns: int
+) -> None:
+    prepared = prepared_from(folder, LEARNED, f"features.tier={tier}")
+    policy = prepared.config.policies[-1]
+    assert isinstance(policy, PpoConfig)
+
+    environments = ArmEnvironments(prepared, policy, Ledger())
+
+    num_static = prepared.training.features.shape[1]
+    for env in (environments.learning(policy, control=None), environments.final(window=12)):
+        space = env.observation_space
+        assert isinstance(space, Dict)
+        assert space["candidates"].shape == (12, num_static + num_columns)
+
+
+# --- The command line.
+
+
+PPO_LINE = "  - {kind: ppo, episodes: 4, episodes_per_update: 2}\n"
+TOGETHER = "  - {kind: ppo, parallel_episodes: 2, episodes: 4, episodes_per_update: 2}\n"
+TOP_LAYERS = "{kind: top_layers, layers: 2}"
+
+# One mistake each: what is replaced in the file by what, the value (or section) that the fault is
+# shown at, and the fault.
+LEARNING_FAULTS: dict[str, tuple[dict[str, str], str, str]] = {
+    "episodes": (
+        {"episodes: 4": "episodes: 5"},
+        "5, episodes_per_update",
+        "policies.5.episodes: episodes 5 should be a multiple of episodes_per_update 2: 4 or 6",
+    ),
+    "minibatches": (
+        {"episodes: 4": "minibatches: 4, episodes: 4"},
+        "4, episodes: 4",
+        "policies.5.minibatches: minibatches 4 should not exceed 3, half of the 6 steps of an "
+        "update (2 episodes of 3)",
+    ),
+    "parallel episodes in whole parts": (
+        {"episodes: 4": "parallel_episodes: 3, episodes: 4"},
+        "3, episodes: 4",
+        "policies.5.parallel_episodes: parallel_episodes 3 should divide episodes_per_update 2: "
+        "1, 2",
+    ),
+    "parallel episodes without gradients": (
+        {PPO_LINE: TOGETHER, "features: {": "features: {tier: gradient, "},
+        "2, episodes: 4",
+        "policies.5.parallel_episodes: fine-tunings that step together have no gradient alignment "
+        "yet; write 1 here, or another features.tier",
+    ),
+    "parallel episodes share layers": (
+        {PPO_LINE: TOGETHER, TOP_LAYERS: "{kind: full}"},
+        "2, episodes: 4",
+        "policies.5.parallel_episodes: fine-tunings can step together only if they share frozen "
+        "layers (trainable kind `top_layers` or `lora`); write 1 here",
+    ),
+    "parallel episodes without dropout": (
+        {PPO_LINE: TOGETHER, TOP_LAYERS: "{kind: lora, dropout: 0.1}"},
+        "2, episodes: 4",
+        "policies.5.parallel_episodes: fine-tunings can step together only if there is no dropout, "
+        "which would be drawn differently (lora.dropout 0); write 1 here",
+    ),
+    "reward of nobody": (
+        {PPO_LINE: "", "evaluation:": "reward: {every: 1}\nevaluation:"},
+        "reward: {every",
+        "reward: has no effect: no policy learns; add `- kind: ppo` or remove it",
+    ),
+    "proxy of nobody": (
+        {PPO_LINE: "", "evaluation:": "proxy_learner: {weight_decay: 0.0}\nevaluation:"},
+        "proxy_learner: {",
+        "proxy_learner: has no effect: no policy learns; add `- kind: ppo` or remove it",
+    ),
+    "rewards beyond the episode": (
+        {"evaluation:": "reward: {every: 4}\nevaluation:"},
+        "4}\nevaluation",
+        "reward.every: should not exceed the steps of an episode, got 4, allowed: up to 3",
+    ),
+    "more items than there are": (
+        {"evaluation:": "reward: {items: 7}\nevaluation:"},
+        "7}\nevaluation",
+        "reward.items: should not exceed data.reward_validation, got 7, allowed: up to 6",
+    ),
+    "auxiliary model without its tier": (
+        {"features: {": "features: {auxiliary_model: model, "},
+        "model, semantic_size",
+        "features.auxiliary_model: has no effect with tier `cheap`; write `tier: model` or remove "
+        "it",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown_at", "fault"), LEARNING_FAULTS.values(), ids=LEARNING_FAULTS
+)
+def test_check_places_every_fault_of_learning_in_the_file(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    shown_at: str,
+    fault: str,
+) -> None:
+    file = folder / "small.yaml"
+    text = file.read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    file.write_text(text)
+    assert text.count(shown_at) == 1
+    before = text[: text.index(shown_at)]
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+
+    monkeypatch.setattr(sys, "argv", ["raise-mdit", "check", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    assert ended.value.code == 2
+    found = [each for each in capsys.readouterr().err.splitlines() if each.startswith(str(file))]
+    assert found == [f"{file}:{line}:{column}: {fault}"]

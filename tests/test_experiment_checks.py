@@ -40,6 +40,11 @@ def test_a_consistent_experiment_has_no_faults(fields: Fields) -> None:
     assert faults(fields) == {}
 
 
+def test_faults_of_learned_policies_are_among_them(fields: Fields) -> None:
+    fields["reward"] = {"every": 11}
+    assert list(faults(fields)) == ["reward.every"]
+
+
 def test_source_names_differ(fields: Fields) -> None:
     fields["data"]["sources"] += ({"name": "tasks", "kind": "playground"},)
     assert faults(fields) == {
@@ -136,30 +141,6 @@ def test_a_mosaic_fits_the_model(fields: Fields) -> None:
     fields["pools"] = {"mosaic": {"max_length": 129}}
     message = "should not exceed model.max_length, got 129, allowed: up to 128"
     assert faults(fields) == {"pools.mosaic.max_length": message}
-
-
-@pytest.mark.parametrize(
-    ("policy", "key", "fits"),
-    [
-        ({"episodes": 10}, "episodes", "8 or 12"),
-        ({"episodes": 3}, "episodes", "4"),
-        ({"episodes_per_update": 5}, "episodes_per_update", "45 or 50"),
-    ],
-)
-def test_episodes_come_in_whole_updates(
-    fields: Fields, policy: Fields, key: str, fits: str
-) -> None:
-    fields["policies"] += ({"kind": "ppo", "name": "second", **policy},)
-    message = faults(fields)[f"policies.3.{key}"]
-    assert message.endswith(f": {fits}")
-
-
-def test_minibatches_have_at_least_two_steps(fields: Fields) -> None:
-    fields["policies"] += ({"kind": "ppo", "name": "second", "minibatches": 21},)
-    message = (
-        "minibatches 21 should not exceed 20, half of the 40 steps of an update (4 episodes of 10)"
-    )
-    assert faults(fields) == {"policies.3.minibatches": message}
 
 
 def with_file(fields: Fields, file: str, **others: Any) -> Fields:  # any key of a source

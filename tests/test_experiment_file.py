@@ -119,7 +119,7 @@ SCHEMA_FAULTS = {
         "  - kind: random",
         "  - kind: radnom",
         ":30:11: policies.1.kind: got 'radnom', allowed: base, random, full, longest, "
-        "nearest_to_target, ppo. Did you mean 'random'?",
+        "nearest_to_target, gradient_alignment, ppo. Did you mean 'random'?",
     ),
     "missing kind": (
         "kind: top_layers, ",
@@ -134,7 +134,7 @@ SCHEMA_FAULTS = {
     "wrong choice": (
         "  max_length: 256",
         "  precision: bfloat61",
-        ":5:14: model.precision: got 'bfloat61', allowed: float32, bfloat16. "
+        ":5:14: model.precision: got 'bfloat61', allowed: auto, float32, bfloat16. "
         "Did you mean 'bfloat16'?",
     ),
     "text for a number": (
@@ -205,6 +205,11 @@ SCHEMA_FAULTS = {
         "      rows: 100",
         "      rows: 0",
         ":15:13: data.pool.0.rows: rows should be at least 1, or `all`",
+    ),
+    "validator of a branch": (
+        "{kind: top_layers, layers: 2}",
+        "{kind: lora, layers: 0}",
+        ":23:35: learner.trainable.layers: layers should be at least 1, or `all`",
     ),
     "validator of a section": (
         "{steps: 10}",

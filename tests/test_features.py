@@ -15,17 +15,17 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from raise_mdit.candidates import Candidate, Mdit, Mosaic, Original, Pool, Recipe
-from raise_mdit.core import KINDS
+from raise_mdit.core import KINDS, Cost
 from raise_mdit.features import (
     CLIP,
-    DIFFICULTY,
+    ExampleFeatures,
     FeatureTable,
-    Measurements,
     build_features,
     candidate_embeddings,
     cluster,
     nearest_first,
     standardised,
+    unit_rows,
 )
 
 M, H = 12, 6
@@ -48,12 +48,13 @@ def unit(points: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
 
 
-def measurements(embeddings: NDArray[np.float32] | None = None) -> Measurements:
+def known(embeddings: NDArray[np.float32] | None = None) -> ExampleFeatures:
+    """Two columns and embeddings of the examples."""
     rng = np.random.default_rng(0)
-    return Measurements(
-        conditional_log_prob=-rng.exponential(2.0, M),
-        response_log_prob=-rng.exponential(4.0, M),
-        embeddings=unit(rng.normal(size=(M, H))) if embeddings is None else embeddings,
+    columns = -rng.exponential([2.0, 4.0], (M, 2))
+    random = unit(rng.normal(size=(M, H)))
+    return ExampleFeatures(
+        ("depth", "width"), columns, random if embeddings is None else embeddings, Cost()
     )
 
 
@@ -63,8 +64,8 @@ def blobs() -> NDArray[np.float32]:
     return unit(corners + 0.01 * np.random.default_rng(1).normal(size=(M, H)))
 
 
-def features(recipes: list[Recipe], measured: Measurements, **changes: int) -> FeatureTable:
-    return build_features(pool(recipes), measured, ROWS, **{**POOL_SHAPE, **changes})
+def features(recipes: list[Recipe], examples: ExampleFeatures, **changes: int) -> FeatureTable:
+    return build_features(pool(recipes), examples, ROWS, **{**POOL_SHAPE, **changes})
 
 
 def by_hand(column: list[float]) -> list[float]:
@@ -125,7 +126,7 @@ def test_standardised_columns_keep_their_order_within_the_limits(
 
 
 def test_embeddings_of_candidates_are_means_of_their_parents_at_unit_length() -> None:
-    e = measurements().embeddings.astype(np.float64)
+    e = known().embeddings.astype(np.float64)
     expected = [
         *e,
         (e[0] + e[1] + e[5]) / 3,
@@ -140,8 +141,23 @@ def test_embeddings_of_candidates_are_means_of_their_parents_at_unit_length() ->
     np.testing.assert_allclose(found, unit(np.array(expected)), atol=1e-6)
 
 
-def test_difficulty_is_lengths_of_the_candidate_and_log_probs_of_its_parents() -> None:
-    measured = measurements()
+def test_a_point_at_the_origin_has_no_direction() -> None:
+    found = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
+
+    np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0]])
+
+
+def test_an_example_that_is_twice_in_a_mosaic_counts_twice() -> None:
+    e = known().embeddings.astype(np.float64)
+    twice: list[Recipe] = [Mosaic(("e0", "e0", "e1"), "format", {})]
+
+    found = candidate_embeddings(pool(twice), e.astype(np.float32), ROWS)
+
+    np.testing.assert_allclose(found, unit(2 * e[:1] + e[1:2]), atol=1e-6)
+
+
+def test_lengths_are_the_candidates_own_and_columns_are_means_of_its_parents() -> None:
+    examples = known()
     lengths = [(7 + 5 * i, 3 + 2 * i) for i in range(M + len(MADE))]
     columns = [
         [math.log(1 + prompt) for prompt, _ in lengths],
@@ -154,34 +170,31 @@ def test_difficulty_is_lengths_of_the_candidate_and_log_probs_of_its_parents() -
                 0.25 * values[2] + 0.75 * values[9],
                 (values[3] + values[4]) / 2,
             ]
-            for values in (
-                measured.conditional_log_prob.tolist(),
-                measured.response_log_prob.tolist(),
-            )
+            for values in examples.columns.T.tolist()
         ),
     ]
 
-    found = features(ORIGINALS + MADE, measured).values[:, : len(DIFFICULTY)]
+    found = features(ORIGINALS + MADE, examples).values[:, :4]
 
     np.testing.assert_allclose(found.T, [by_hand(column) for column in columns], atol=1e-5)
 
 
 def test_semantic_features_are_the_leading_principal_components() -> None:
-    measured = measurements()
-    centred = measured.embeddings - measured.embeddings.mean(axis=0)
+    examples = known()
+    centred = examples.embeddings - examples.embeddings.mean(axis=0)
     left, _, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
 
-    found = features(ORIGINALS, measured).values[:, 4:7]
+    found = features(ORIGINALS, examples).values[:, 4:7]
 
     # A component's sign is free; scaled to deviation 1 it is sqrt(N) times a singular vector.
     np.testing.assert_allclose(np.abs(found), np.abs(left[:, :3]) * math.sqrt(M), atol=1e-4)
 
 
 def test_columns_are_named_and_kinds_are_marked() -> None:
-    found = features(ORIGINALS + MADE, measurements())
+    found = features(ORIGINALS + MADE, known())
 
     assert found.names == (
-        *("prompt_tokens", "response_tokens", "conditional_log_prob", "response_log_prob"),
+        *("prompt_tokens", "response_tokens", "depth", "width"),
         *("semantic_0", "semantic_1", "semantic_2"),
         *("is_original", "is_mosaic", "is_mdit"),
     )
@@ -192,22 +205,22 @@ def test_columns_are_named_and_kinds_are_marked() -> None:
 
 
 def test_features_are_the_same_each_time() -> None:
-    first, second = (features(ORIGINALS + MADE, measurements()) for _ in range(2))
+    first, second = (features(ORIGINALS + MADE, known()) for _ in range(2))
 
     np.testing.assert_array_equal(first.values, second.values)
     np.testing.assert_array_equal(first.strata, second.strata)
 
 
 def test_there_are_no_more_components_than_dimensions_or_candidates() -> None:
-    assert features(ORIGINALS, measurements(), semantic_size=32).names.count("semantic_5") == 1
-    assert features(ORIGINALS, measurements(), semantic_size=32).values.shape[1] == 4 + H + 3
-    assert features(ORIGINALS[:3], measurements(), semantic_size=32).values.shape[1] == 4 + 3 + 3
+    assert features(ORIGINALS, known(), semantic_size=32).names.count("semantic_5") == 1
+    assert features(ORIGINALS, known(), semantic_size=32).values.shape[1] == 4 + H + 3
+    assert features(ORIGINALS[:3], known(), semantic_size=32).values.shape[1] == 4 + 3 + 3
 
 
 def test_equal_embeddings_give_semantic_features_of_zero() -> None:
     same = np.tile(unit(np.random.default_rng(2).normal(size=(1, H))), (M, 1))
 
-    found = features(ORIGINALS, measurements(same), num_clusters=1).values[:, 4:7]
+    found = features(ORIGINALS, known(same), num_clusters=1).values[:, 4:7]
 
     assert np.all(found == 0.0)
 
@@ -220,7 +233,7 @@ def test_components_beyond_the_rank_are_zero_rather_than_scaled_rounding() -> No
     ]
     wide = unit(rng.normal(size=(M, 256)))
 
-    found = features(mixtures, measurements(wide), semantic_size=8).values[:, 4:12]
+    found = features(mixtures, known(wide), semantic_size=8).values[:, 4:12]
 
     np.testing.assert_allclose(found[:, :3].std(axis=0), 1.0, rtol=1e-4)
     assert np.all(found[:, 3:] == 0.0)
@@ -240,7 +253,7 @@ def test_strata_part_the_pool_by_kind_and_cluster() -> None:
     expected = [("original", i % 2) for i in range(M)]
     expected += [("mosaic", 0), ("mosaic", 1), ("mdit", 0), ("mdit", 1)]
 
-    found = features(ORIGINALS + made, measurements(blobs())).strata
+    found = features(ORIGINALS + made, known(blobs())).strata
 
     together = [[one == other for other in expected] for one in expected]
     np.testing.assert_array_equal(found[:, None] == found[None, :], together)
@@ -248,7 +261,7 @@ def test_strata_part_the_pool_by_kind_and_cluster() -> None:
 
 
 def test_strata_without_members_have_no_number() -> None:
-    found = features(MADE, measurements(blobs()), num_clusters=1).strata
+    found = features(MADE, known(blobs()), num_clusters=1).strata
 
     assert found.tolist() == [0, 0, 1, 1]
 

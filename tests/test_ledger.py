@@ -16,6 +16,7 @@ def test_every_purpose_is_present_before_anything_is_spent() -> None:
     assert Ledger().costs == {
         "synthesis": Cost(),
         "features": Cost(),
+        "proxy_check": Cost(),
         "policy_training": Cost(),
         "reward_evaluation": Cost(),
         "final_training": Cost(),

@@ -51,6 +51,9 @@ class Told:
     def finish(self) -> None:
         raise AssertionError("stages are ended by others")
 
+    def note(self, sentence: str) -> None:
+        raise AssertionError("notes are made by others")
+
 
 class Desk:
     """A recorder with all that it writes to."""
@@ -164,45 +167,77 @@ def test_closing_the_loggers_leaves_the_file_open(desk: Desk) -> None:
 # --- Learning episodes.
 
 
-def play(episodes: EpisodeRecorder, *, reward: float, done: bool, **info: float) -> bool:
-    """One step as Stable-Baselines3 tells of it."""
-    infos = [{"tokens": 100, "seconds": 0.5, "validation_loss": 2.0, **info}]
-    episodes.update_locals({"rewards": np.array([reward]), "dones": [done], "infos": infos})
+Step = dict[str, float]
+"""What a test says of one environment's step; ``ends`` is 1 where the episode does."""
+
+ARM = {"policy": "ppo-wide", "seed": 3}
+
+
+def play(episodes: EpisodeRecorder, *steps: Step) -> bool:
+    """One step of each environment as Stable-Baselines3 tells of it."""
+    infos = [{"tokens": 100, "seconds": 0.5, "validation_loss": 2.0, **step} for step in steps]
+    ends = np.array([bool(info.pop("ends", 0)) for info in infos])
+    rewards = np.full(len(steps), 99.0)  # less what a control variate takes off
+    episodes.update_locals({"rewards": rewards, "dones": ends, "infos": infos})
     return episodes.on_step()
 
 
-def test_each_episode_is_recorded_with_its_own_return(desk: Desk) -> None:
-    told = Told()
+def episode_recorder(desk: Desk, told: Told) -> EpisodeRecorder:
     episodes = EpisodeRecorder(desk.recorder, told)
     episodes.model = SimpleNamespace(num_timesteps=0)  # type: ignore[assignment]  # all it asks
+    return episodes
+
+
+def record(episode: int, total: float, steps: int) -> dict[str, Any]:
+    return {
+        **ARM,
+        "rollout/episode": episode,
+        "rollout/episode_return": total,
+        "rollout/episode_steps": steps,
+    }
+
+
+def test_each_episode_is_recorded_with_the_improvement_itself(desk: Desk) -> None:
+    told = Told()
+    episodes = episode_recorder(desk, told)
 
     played = [
-        play(episodes, reward=0.5, done=False),
-        play(episodes, reward=0.25, done=False),
-        play(episodes, reward=-0.125, done=True, validation_loss=1.75),
-        play(episodes, reward=1.0, done=False, tokens=300),
-        play(episodes, reward=0.0, done=True, tokens=100, seconds=1.5, validation_loss=1.5),
-        play(episodes, reward=9.0, done=False),
+        play(episodes, {"gain": 0.5}),
+        play(episodes, {"gain": 0.25}),
+        play(episodes, {"gain": -0.125, "ends": 1, "validation_loss": 1.75}),
+        play(episodes, {"gain": 1.0, "tokens": 300}),
+        play(episodes, {"gain": 0.0, "ends": 1, "seconds": 1.5, "validation_loss": 1.5}),
+        play(episodes, {"gain": 9.0}),
     ]
 
     assert all(played)
     assert episodes.returns == [0.625, 1.0]
-    arm = {"policy": "ppo-wide", "seed": 3}
-    assert desk.records == [
-        {**arm, "rollout/episode": 1, "rollout/episode_return": 0.625, "rollout/episode_steps": 3},
-        {**arm, "rollout/episode": 2, "rollout/episode_return": 1.0, "rollout/episode_steps": 2},
-    ]
+    assert desk.records == [record(1, 0.625, 3), record(2, 1.0, 2)]
     assert told.advances == [
         (1, {"episode_return": 0.625, "loss": 1.75, "tokens_per_second": 300 / 1.5}),
         (1, {"episode_return": 1.0, "loss": 1.5, "tokens_per_second": 400 / 2.0}),
     ]
 
 
+def test_environments_that_end_at_different_steps_are_told_apart(desk: Desk) -> None:
+    told = Told()
+    episodes = episode_recorder(desk, told)
+
+    play(episodes, {"gain": 1.0}, {"gain": 10.0, "tokens": 50}, {"gain": 100.0, "ends": 1})
+    play(episodes, {"gain": 2.0}, {"gain": 20.0, "ends": 1}, {"gain": 200.0})
+    play(episodes, {"gain": 4.0, "ends": 1}, {"gain": 40.0}, {"gain": 400.0, "ends": 1})
+
+    assert episodes.returns == [100.0, 30.0, 7.0, 600.0]
+    expected = [record(1, 100.0, 1), record(2, 30.0, 2), record(3, 7.0, 3), record(4, 600.0, 2)]
+    assert desk.records == expected
+    speeds = [figures["tokens_per_second"] for _, figures in told.advances]
+    assert speeds == [200.0, 150.0, 200.0, 200.0]
+
+
 def test_nothing_is_recorded_before_an_episode_ends(desk: Desk) -> None:
     told = Told()
-    episodes = EpisodeRecorder(desk.recorder, told)
-    episodes.model = SimpleNamespace(num_timesteps=0)  # type: ignore[assignment]  # all it asks
+    episodes = episode_recorder(desk, told)
 
-    play(episodes, reward=0.5, done=False)
+    play(episodes, {"gain": 0.5})
 
     assert (episodes.returns, desk.records, told.advances) == ([], [], [])

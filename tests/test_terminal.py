@@ -226,6 +226,30 @@ def test_messages_stand_above_the_bar(terminal: Console) -> None:
     assert screen(written(terminal)) == "a note"
 
 
+def test_a_note_stands_above_the_bar_word_for_word(terminal: Console) -> None:
+    bars = Bars(terminal)
+    bars.start("comparing", None)
+
+    bars.note("Proxy learner: [bold]as written[/bold], 0.97")
+
+    found = screen(written(terminal)).splitlines()
+    bars.finish()
+    assert found[0] == "Proxy learner: [bold]as written[/bold], 0.97"
+    assert "comparing" in found[1]
+
+
+def test_a_note_between_stages_stays(terminal: Console) -> None:
+    bars = Bars(terminal)
+    bars.start("comparing", None)
+    bars.finish()
+
+    bars.note("a note")
+
+    bars.start("learning", 7)
+    bars.finish()
+    assert screen(written(terminal)) == "a note"
+
+
 def test_finishing_twice_is_finishing_once(terminal: Console) -> None:
     bars = Bars(terminal)
     bars.finish()
@@ -250,5 +274,6 @@ def test_silence_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     silent.start("learning", 3)
     silent.advance(2, loss=1.0)
     silent.finish()
+    silent.note("a note")
 
     assert capfd.readouterr() == ("", "")

@@ -79,5 +79,29 @@ def length_sorted_batches(rows: Sequence[EncodedRow], *, max_tokens: int) -> Ite
         yield batch
 
 
+def length_buckets(rows: Sequence[EncodedRow], *, overhead: int) -> list[list[int]]:
+    """Indices of rows in groups of similar length: the cheapest cut of the sorted rows.
+
+    Args:
+        rows: The rows of one optimizer step.
+        overhead: What a group costs besides its padded tokens, in tokens.
+    """
+    order = sorted(range(len(rows)), key=lambda index: (rows[index].num_tokens, index))
+    lengths = [rows[index].num_tokens for index in order]
+    cheapest, starts = [0], [0]  # of the first n rows: the cost, and where the last group starts
+    for end in range(1, len(rows) + 1):
+        costs = [
+            cheapest[start] + (end - start) * lengths[end - 1] + overhead for start in range(end)
+        ]
+        starts.append(int(np.argmin(costs)))
+        cheapest.append(costs[starts[-1]])
+    groups: list[list[int]] = []
+    end = len(rows)
+    while end > 0:
+        groups.insert(0, order[starts[end] : end])
+        end = starts[end]
+    return groups
+
+
 def _on(device: torch.device, parts: Sequence[NDArray[np.generic]]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts)).to(device)

@@ -10,12 +10,13 @@ Shapes: ``B`` rows, ``T`` tokens, ``H`` hidden size, ``R`` scored positions, ``V
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from raise_mdit.errors import ModelError
 from raise_mdit.learners.batches import Batch
@@ -23,13 +24,15 @@ from raise_mdit.learners.batches import Batch
 Precision = Literal["float32", "bfloat16"]
 
 
-class Scored(NamedTuple):
-    """What the head saw and gave."""
-
-    logits_RV: torch.Tensor
-    """Logits at the scored positions, float32."""
-    hidden_BTH: torch.Tensor
-    """Final hidden states, after the last norm."""
+def resolve_precision(asked: Precision | Literal["auto"], device: torch.device) -> Precision:
+    """The arithmetic to use; ``auto`` takes bfloat16 where the device multiplies it in hardware."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported()
+    else:
+        supported = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return "bfloat16" if supported else "float32"
 
 
 class LayeredForward:
@@ -52,6 +55,11 @@ class LayeredForward:
         """Where the model computes."""
         return self._model.device
 
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the tokens that the head scores."""
+        return int(self._head.weight.shape[0])
+
     def set_training(self, training: bool) -> None:
         """Turn dropout on or off; what lies below ``split``, embeddings too, never has it."""
         self._model.train(training and self.split == 0)
@@ -70,43 +78,75 @@ class LayeredForward:
     @torch.no_grad()
     def trunk(self, embeds_BTH: torch.Tensor) -> torch.Tensor:
         """Hidden states [B, T, H] that enter layer ``split``; the layers above do not run."""
+        return self._run_until(self.layers[self.split], embeds_BTH)
+
+    def final(self, hidden_BTH: torch.Tensor, *, from_split: bool) -> torch.Tensor:
+        """Hidden states [B, T, H] that the head is given; the head does not run.
+
+        Args:
+            hidden_BTH: Embeddings, or the output of :meth:`trunk` when ``from_split``.
+            from_split: Whether to enter at layer ``split`` rather than at the first.
+        """
+        entry = self._entered_at_split(hidden_BTH) if from_split else nullcontext()
+        with entry:
+            return self._run_until(self._head, hidden_BTH)
+
+    def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """Logits [R, V], float32, of hidden states that :meth:`final` gave.
+
+        The model runs with one position and no layers, and its head is given ``hidden_RH``: what
+        it does behind the head, such as soft caps and scales, is done.
+        """
+        one_position = hidden_RH.new_zeros(1, 1, hidden_RH.shape[-1])
+
+        def give(_module: nn.Module, _args: tuple[Any, ...]) -> tuple[torch.Tensor]:
+            return (hidden_RH[None],)
+
+        with (
+            self._layers_replaced(nn.ModuleList()),
+            _hooked(self._head.register_forward_pre_hook, give),
+            self._autocast(),
+        ):
+            logits_1RV: torch.Tensor = self._model(
+                inputs_embeds=one_position, use_cache=False
+            ).logits
+        return logits_1RV[0].float()
+
+    def keep_frozen_weights_in_bfloat16(self) -> None:
+        """Store frozen linear weights as autocast would convert them at every pass.
+
+        The products are the same and the conversions are saved. A head that is tied to the
+        embeddings gets weights of its own: embeddings are looked up, not multiplied.
+        """
+        for module in self._model.modules():
+            if isinstance(module, nn.Linear | Conv1D) and not module.weight.requires_grad:
+                converted = module.weight.detach().bfloat16()
+                module.weight = nn.Parameter(converted, requires_grad=False)
+
+    @property
+    def _head(self) -> nn.Linear:
+        head: nn.Linear = self._model.get_output_embeddings()
+        return head
+
+    def _run_until(self, module: nn.Module, embeds_BTH: torch.Tensor) -> torch.Tensor:
+        """What ``module`` is given when the model reads embeddings; nothing behind it runs."""
         reached: list[torch.Tensor] = []
 
         def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
             reached.append(args[0])
             raise _Reached
 
-        with _hooked(self.layers[self.split].register_forward_pre_hook, stop), self._autocast():
+        with _hooked(module.register_forward_pre_hook, stop), self._autocast():
             try:
                 self._model(inputs_embeds=embeds_BTH, use_cache=False)
             except _Reached:
                 return reached[0]
-        raise AssertionError("the model ran without entering its layers")
+        raise AssertionError("the model ran without entering the module")
 
-    def score(self, hidden_BTH: torch.Tensor, batch: Batch, *, from_split: bool) -> Scored:
-        """Logits at the scored positions.
-
-        Args:
-            hidden_BTH: Embeddings, or the output of :meth:`trunk` when ``from_split``.
-            batch: Where to score.
-            from_split: Whether to enter at layer ``split`` rather than at the first.
-        """
-        seen: list[torch.Tensor] = []
-
-        def keep_scored(_module: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor]:
-            seen.append(args[0])
-            return (args[0].flatten(0, 1)[batch.scored_R][None],)
-
-        head = self._model.get_output_embeddings()
-        entry = self._entered_at_split(hidden_BTH) if from_split else _nothing()
-        with entry, _hooked(head.register_forward_pre_hook, keep_scored), self._autocast():
-            logits_1RV: torch.Tensor = self._model(inputs_embeds=hidden_BTH, use_cache=False).logits
-        return Scored(logits_1RV[0].float(), seen[0])
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"
-        )
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     @contextmanager
     def _entered_at_split(self, hidden_BTH: torch.Tensor) -> Iterator[None]:
@@ -118,12 +158,18 @@ class LayeredForward:
         layers = self.layers
         above = list(layers)[self.split :]
         shortened = nn.ModuleList([*(_PassThrough() for _ in range(self.split)), *above])
-        setattr(self._owner, self._name, shortened)
+        entry = _hooked(layers[self.split].register_forward_pre_hook, enter)
+        with self._layers_replaced(shortened), entry:
+            yield
+
+    @contextmanager
+    def _layers_replaced(self, layers: nn.ModuleList) -> Iterator[None]:
+        own = self.layers
+        setattr(self._owner, self._name, layers)
         try:
-            with _hooked(layers[self.split].register_forward_pre_hook, enter):
-                yield
+            yield
         finally:
-            setattr(self._owner, self._name, layers)
+            setattr(self._owner, self._name, own)
 
 
 class _Reached(Exception):
@@ -144,11 +190,6 @@ def _hooked(register: Callable[[Any], Any], hook: Callable[..., Any]) -> Iterato
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _find_layers(model: PreTrainedModel) -> tuple[nn.Module, str]:

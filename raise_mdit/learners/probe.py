@@ -1,8 +1,8 @@
 """What the untuned model knows of each example: how likely its response is, and its embedding.
 
 These are the measurements behind RAISE's difficulty and semantic state (arXiv 2504.07282) and the
-embedding of RDS+ (arXiv 2503.01807). One pass reads prompt and response, a second the response
-alone. Results are cached by content, one file for a set of rows.
+embedding of RDS+ (arXiv 2503.01807). One pass reads prompt and response, a second, for difficulty
+alone, the response without its prompt. Passes are cached by content, one file for a set of rows.
 
 Shapes: ``N`` rows, ``B`` rows of a batch, ``T`` tokens, ``H`` hidden size.
 """
@@ -13,6 +13,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +24,30 @@ from transformers import PreTrainedModel
 
 from raise_mdit.core import Cost, EncodedRow
 from raise_mdit.encoding import TextRow, plain_row
-from raise_mdit.features import Measurements
+from raise_mdit.features import ExampleFeatures
 from raise_mdit.learners.batches import Batch, collate, length_sorted_batches
-from raise_mdit.learners.causal_lm import EVALUATION_TOKENS, weighted_row_losses
+from raise_mdit.learners.causal_lm import EVALUATION_TOKENS
 from raise_mdit.learners.flops import flops_model
 from raise_mdit.learners.forward import LayeredForward, Precision
+from raise_mdit.learners.losses import row_sums, score
+from raise_mdit.learners.pretrained import Tokenizer
 from raise_mdit.runs import write_bytes
 
-PROBE_VERSION = "1"
+DIFFICULTY = ("conditional_log_prob", "response_log_prob")
+"""RAISE's log P(response given prompt) and log P(response), means over the response's tokens."""
+
+PROBE_VERSION = "2"
 """Raised when the meaning of a cached number changes."""
+
+
+class Reading(NamedTuple):
+    """What the untuned model makes of each row."""
+
+    log_probs: NDArray[np.float64]
+    """[N] mean over the scored tokens, in nats."""
+    embeddings: NDArray[np.float32]
+    """[N, H] unit length."""
+    cost: Cost
 
 
 def measure(
@@ -43,10 +59,8 @@ def measure(
     precision: Precision,
     cache: Path,
     advance: Callable[[int], None],
-) -> tuple[Measurements, Cost]:
-    """Measurements of every row under the model as it is, and what they cost.
-
-    A cached result reports the cost of making it, so that a ledger does not depend on the cache.
+) -> ExampleFeatures:
+    """RAISE's difficulty and the embedding of every row, by two passes.
 
     Args:
         model: Untuned.
@@ -57,20 +71,59 @@ def measure(
         cache: Folder of cached results.
         advance: Called with the number of rows done.
     """
-    file = cache / "measurements" / f"{_key(rows, digest, start_token, precision)}.safetensors"
-    found = _read(file)
+    whole = read(model, rows, digest=digest, precision=precision, cache=cache, advance=advance)
+    alone = read(
+        model,
+        [_without_prompt(row, start_token) for row in rows],
+        digest=digest,
+        precision=precision,
+        cache=cache,
+        advance=lambda _done: None,
+    )
+    return ExampleFeatures(
+        names=DIFFICULTY,
+        columns=np.stack([whole.log_probs, alone.log_probs], axis=1),
+        embeddings=whole.embeddings,
+        cost=whole.cost.plus(alone.cost),
+    )
+
+
+def read(
+    model: PreTrainedModel,
+    rows: Sequence[EncodedRow],
+    *,
+    digest: str,
+    precision: Precision,
+    cache: Path,
+    advance: Callable[[int], None],
+) -> Reading:
+    """What the model as it is makes of every row, by one pass.
+
+    A cached result reports the cost of making it, so that a ledger does not depend on the cache.
+
+    Args:
+        model: Untuned.
+        rows: Plain rows.
+        digest: Hash of the model's weights.
+        precision: Arithmetic of the pass.
+        cache: Folder of cached results.
+        advance: Called with the number of rows done.
+    """
+    file = cache / "measurements" / f"{_key(rows, digest, precision)}.safetensors"
+    found = _cached(file)
     if found is not None:
         advance(len(rows))
         return found
-    probe = _Probe(model, precision)
-    conditional, embeddings = probe.read(rows, advance)
-    alone, _ = probe.read([_without_prompt(row, start_token) for row in rows], lambda _done: None)
-    measured = Measurements(
-        conditional_log_prob=-conditional, response_log_prob=-alone, embeddings=embeddings
-    )
+    reading = _Probe(model, precision).read(rows, advance)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, save({**measured._asdict(), "cost": np.array(probe.cost, np.float64)}))
-    return measured, probe.cost
+    write_bytes(file, save({**reading._asdict(), "cost": np.array(reading.cost, np.float64)}))
+    return reading
+
+
+def start_token(tokenizer: Tokenizer) -> int:
+    """What stands before a response that is read alone."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return int(eos if bos is None else bos)
 
 
 class _Probe:
@@ -79,13 +132,11 @@ class _Probe:
     def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
         self._forward = LayeredForward(model, split=0, precision=precision)
         self._flops = flops_model(model, self._forward.layers)
-        self.cost = Cost()
+        self._cost = Cost()
 
     @torch.no_grad()
-    def read(
-        self, rows: Sequence[EncodedRow], advance: Callable[[int], None]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """[N] mean loss per scored token, and [N, H] embeddings of unit length."""
+    def read(self, rows: Sequence[EncodedRow], advance: Callable[[int], None]) -> Reading:
+        """Every row, in the order given."""
         self._forward.set_training(False)
         losses: list[NDArray[np.float64]] = []
         embeddings: list[NDArray[np.float32]] = []
@@ -97,20 +148,21 @@ class _Probe:
             order += indices
             advance(len(indices))
         back = np.argsort(order)
-        return np.concatenate(losses)[back], np.concatenate(embeddings)[back]
+        return Reading(-np.concatenate(losses)[back], np.concatenate(embeddings)[back], self._cost)
 
     def _read_batch(
         self, rows: list[EncodedRow]
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         started = time.perf_counter()
         batch = collate(rows, device=self._forward.device)
-        scored = self._forward.score(self._forward.embed(batch), batch, from_split=False)
+        final_BTH = self._forward.final(self._forward.embed(batch), from_split=False)
         counts = np.array([row.num_scored for row in rows])
-        losses = weighted_row_losses(scored.logits_RV, batch, len(rows)) / counts
+        scores = score(self._forward, final_BTH, batch)
+        losses = row_sums(scores.losses_R, batch, len(rows)) / counts
         embeddings = position_weighted_mean(
-            scored.hidden_BTH.float(), torch.tensor([row.num_tokens for row in rows])
+            final_BTH.float(), torch.tensor([row.num_tokens for row in rows])
         )
-        self.cost = self.cost.plus(self._batch_cost(rows, batch, time.perf_counter() - started))
+        self._cost = self._cost.plus(self._batch_cost(rows, batch, time.perf_counter() - started))
         return losses, embeddings.cpu().numpy()
 
     def _batch_cost(self, rows: list[EncodedRow], batch: Batch, seconds: float) -> Cost:
@@ -140,8 +192,8 @@ def _without_prompt(row: EncodedRow, start_token: int) -> EncodedRow:
     return plain_row(row.key, TextRow(ids, in_response))
 
 
-def _key(rows: Sequence[EncodedRow], digest: str, start_token: int, precision: str) -> str:
-    state = hashlib.sha256(f"{PROBE_VERSION} {digest} {start_token} {precision}".encode())
+def _key(rows: Sequence[EncodedRow], digest: str, precision: str) -> str:
+    state = hashlib.sha256(f"{PROBE_VERSION} {digest} {precision}".encode())
     for row in rows:
         for part in (row.ids, row.scored):
             state.update(len(part).to_bytes(8, "big"))
@@ -149,11 +201,11 @@ def _key(rows: Sequence[EncodedRow], digest: str, start_token: int, precision: s
     return state.hexdigest()[:32]
 
 
-def _read(file: Path) -> tuple[Measurements, Cost] | None:
+def _cached(file: Path) -> Reading | None:
     """The cached result; a damaged file counts as none and is written again."""
     try:
         arrays = load_file(file)
     except (FileNotFoundError, SafetensorError):
         return None
     tokens, padded, flops, seconds = arrays.pop("cost").tolist()
-    return Measurements(**arrays), Cost(int(tokens), int(padded), flops, seconds)
+    return Reading(**arrays, cost=Cost(int(tokens), int(padded), flops, seconds))

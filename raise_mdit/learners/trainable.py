@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import peft
 import torch
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from raise_mdit.config import FullConfig, LoraConfig, TopLayersConfig
 from raise_mdit.errors import ModelError
@@ -21,12 +23,6 @@ class TrainablePart:
     parameters: list[torch.nn.Parameter]
     forward: LayeredForward
     """Its ``split`` is the number of layers that stay frozen and are computed once for each row."""
-    backward_ratio: float
-    """FLOPs of a backward pass through the layers, as a multiple of their forward pass."""
-    head_backward_ratio: float
-    """The same of the output head."""
-    adapter_weights: int
-    """Matrix entries that were added to the model."""
 
 
 def make_trainable(
@@ -49,36 +45,43 @@ def make_trainable(
     """
     model.requires_grad_(False)
     forward = LayeredForward(model, split=0, precision=precision)
-    adapter_weights = 0
     match config:
         case FullConfig():
             parameters = list(model.parameters())
         case LoraConfig():
-            parameters = _add_adapters(model, config, seed)
-            adapter_weights = sum(parameter.numel() for parameter in parameters)
+            forward.split = _num_frozen(forward, config.layers)
+            parameters = _add_adapters(model, config, forward, seed)
         case TopLayersConfig():
-            forward.split = len(forward.layers) - config.layers
-            if forward.split < 0:
-                raise ModelError(
-                    f"learner.trainable.layers: {config.layers} layers asked, the model has "
-                    f"{len(forward.layers)}; give at most that"
-                )
+            forward.split = _num_frozen(forward, config.layers)
             parameters = list(forward.layers[forward.split :].parameters())
     for parameter in parameters:
         parameter.requires_grad_(True)
-    # A frozen weight needs gradients of its input only, a trained one those of the weight as well.
-    return TrainablePart(
-        parameters,
-        forward,
-        backward_ratio=1.0 if isinstance(config, LoraConfig) else 2.0,
-        head_backward_ratio=2.0 if isinstance(config, FullConfig) else 1.0,
-        adapter_weights=adapter_weights,
-    )
+    if precision == "bfloat16":
+        forward.keep_frozen_weights_in_bfloat16()
+    return TrainablePart(parameters, forward)
+
+
+def _num_frozen(forward: LayeredForward, num_trained: int | Literal["all"]) -> int:
+    """How many layers lie below those that are trained."""
+    if num_trained == "all":
+        return 0
+    if num_trained > len(forward.layers):
+        raise ModelError(
+            f"learner.trainable.layers: {num_trained} layers asked, the model has "
+            f"{len(forward.layers)}; give at most that"
+        )
+    return len(forward.layers) - num_trained
 
 
 def _add_adapters(
-    model: PreTrainedModel, config: LoraConfig, seed: int
+    model: PreTrainedModel, config: LoraConfig, forward: LayeredForward, seed: int
 ) -> list[torch.nn.Parameter]:
+    trained = set(forward.layers[forward.split :].modules())
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if module in trained and isinstance(module, torch.nn.Linear | Conv1D)
+    ]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=".*fan_in_fan_out.*"
@@ -91,7 +94,7 @@ def _add_adapters(
                 r=config.rank,
                 lora_alpha=config.alpha,  # type: ignore[arg-type]  # it is only divided by r
                 lora_dropout=config.dropout,
-                target_modules="all-linear",
+                target_modules=targets,
                 task_type="CAUSAL_LM",
             ),
         )

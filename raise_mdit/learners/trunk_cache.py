@@ -1,37 +1,57 @@
 """Hidden states of the frozen layers, computed once for each row.
 
-A row's states are computed alone, never in a batch: rounding depends on the shape of a product, so
-a batch's neighbours would leave a trace, and results would depend on what was trained before.
+States are kept in bfloat16: in memory while there is room, and in a store on disk that steps,
+episodes, seeds, policies and processes share. Only what is asked for is ever computed, in batches
+of similar length. A row's states therefore differ by rounding with the rows that it was computed
+with, and are the same for everyone from then on.
 
-Shapes: ``T`` tokens of a row, ``H`` hidden size.
+Shapes: ``B`` rows, ``T`` tokens, ``H`` hidden size.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from raise_mdit.core import Cost, EncodedRow
-from raise_mdit.learners.batches import collate
+from raise_mdit.learners.batches import collate, length_sorted_batches
 from raise_mdit.learners.flops import FlopsModel
 from raise_mdit.learners.forward import LayeredForward
+from raise_mdit.learners.trunk_store import SectionOf, StoreSection, row_key
+
+FILL_TOKENS = 1024
+"""Padded tokens that go through the frozen layers at once: products are at full speed from there,
+and a fill that is stopped loses no more."""
+
+MEMORY_BYTES = 2**30
+"""States held in memory (on a GPU, in its memory) beside the store."""
 
 
 class TrunkCache:
-    """States by row, bounded in memory; the least recently used leave first.
+    """States by row; the least recently used leave memory first.
 
     The ledger must not depend on what happened to be cached: each account pays for a row's states
     the first time that it needs them, as if it had run alone.
     """
 
-    def __init__(self, forward: LayeredForward, flops: FlopsModel, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        forward: LayeredForward,
+        flops: FlopsModel,
+        *,
+        store: StoreSection | None,
+        max_bytes: int = MEMORY_BYTES,
+    ) -> None:
         self._forward = forward
         self._flops = flops
+        self._store = store
         self._max_bytes = max_bytes
         self._states: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._num_bytes = 0
-        self._paid: set[str] = set()
+        self._paid: set[tuple[int, str]] = set()
 
     @property
     def num_bytes(self) -> int:
@@ -42,33 +62,95 @@ class TrunkCache:
         """Charge every row anew from here on."""
         self._paid.clear()
 
-    def states(self, rows: list[EncodedRow]) -> tuple[torch.Tensor, Cost]:
-        """States of the rows, [B, T, H] padded with zeros, and what the account owes for them."""
-        parts = [self._state(row) for row in rows]
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), self._charge(rows)
+    def states(self, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, Cost]:
+        """States of the rows, float32 [B, T, H] padded with zeros, and what is owed for them."""
+        return self.read(rows), self.charge(rows)
 
-    def _state(self, row: EncodedRow) -> torch.Tensor:
-        state_TH = self._states.get(row.key)
-        if state_TH is None:
-            batch = collate([row], device=self._forward.device)
-            state_TH = self._forward.trunk(self._forward.embed(batch))[0].detach().float()
-            self._states[row.key] = state_TH
-            self._num_bytes += state_TH.nbytes
-            self._make_room()
-        self._states.move_to_end(row.key, last=True)
-        return state_TH
+    def read(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """The same states, charged to nobody."""
+        keys = [row_key(row) for row in rows]
+        found = self._look_up(keys)
+        absent = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
+        for computed in self._compute(absent):
+            found |= computed
+        parts = [found[key].float() for key in keys]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
-    def _make_room(self) -> None:
+    def charge(self, rows: Sequence[EncodedRow], *, account: int = 0) -> Cost:
+        """What an account owes for rows that it has not paid for."""
+        return self._charge({row_key(row): row for row in rows}, account)
+
+    def fill(self, rows: Sequence[EncodedRow], *, advance: Callable[[int], None]) -> Cost:
+        """Compute what is absent of many rows, to be found in the store later; what is owed.
+
+        What is done when it is stopped stays done.
+
+        Args:
+            rows: Any number.
+            advance: Called with the number of rows that are done.
+        """
+        started = time.perf_counter()
+        by_key = {row_key(row): row for row in rows}
+        absent = {key: row for key, row in by_key.items() if not self._look_up([key])}
+        advance(len(rows) - len(absent))
+        for computed in self._compute(absent):
+            advance(len(computed))
+        return self._charge(by_key, 0)._replace(seconds=time.perf_counter() - started)
+
+    def _look_up(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for key in keys:
+            state_TH = self._states.get(key)
+            if state_TH is not None:
+                self._states.move_to_end(key)
+            elif self._store is not None:
+                state_TH = self._read(self._store, key)
+            if state_TH is not None:
+                found[key] = state_TH
+        return found
+
+    def _read(self, store: StoreSection, key: str) -> torch.Tensor | None:
+        state_TH = store.get(key)
+        return None if state_TH is None else self._hold(key, state_TH.to(self._forward.device))
+
+    def _compute(self, absent: dict[str, EncodedRow]) -> Iterator[dict[str, torch.Tensor]]:
+        """States that are not there yet, a batch at a time: a pool's may exceed the memory."""
+        keys, rows = list(absent), list(absent.values())
+        for indices in length_sorted_batches(rows, max_tokens=FILL_TOKENS):
+            batch = collate([rows[i] for i in indices], device=self._forward.device)
+            states_BTH = self._forward.trunk(self._forward.embed(batch)).bfloat16()
+            computed: dict[str, torch.Tensor] = {}
+            for state_TH, index in zip(states_BTH, indices, strict=True):
+                own_TH = state_TH[: rows[index].num_tokens].clone()
+                computed[keys[index]] = self._hold(keys[index], own_TH)
+                if self._store is not None:
+                    self._store.put(keys[index], own_TH)
+            yield computed
+
+    def _hold(self, key: str, state_TH: torch.Tensor) -> torch.Tensor:
+        self._states[key] = state_TH
+        self._num_bytes += state_TH.nbytes
         while self._num_bytes > self._max_bytes and len(self._states) > 1:
             _, oldest = self._states.popitem(last=False)
             self._num_bytes -= oldest.nbytes
+        return state_TH
 
-    def _charge(self, rows: list[EncodedRow]) -> Cost:
-        new = {row.key: row for row in rows if row.key not in self._paid}
-        self._paid.update(new)
+    def _charge(self, rows: dict[str, EncodedRow], account: int) -> Cost:
+        new = {key: row for key, row in rows.items() if (account, key) not in self._paid}
+        self._paid.update((account, key) for key in new)
         split = self._forward.split
         flops = sum(
             self._flops.layers(rows=1, length=row.num_tokens, num_layers=split)
             for row in new.values()
         )
         return Cost(flops=flops)
+
+
+def trunk_cache(
+    forward: LayeredForward, flops: FlopsModel, store: SectionOf | None
+) -> TrunkCache | None:
+    """A cache of what lies below ``forward.split``, or None where nothing does."""
+    if forward.split == 0:
+        return None
+    section = None if store is None else store(forward.split)
+    return TrunkCache(forward, flops, store=section)

@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from raise_mdit.agents.ppo import build_ppo, learn, load_policy, save_policy
+from raise_mdit.agents.rollout_buffer import PoolRolloutBuffer
 from raise_mdit.config import PpoConfig
 from raise_mdit.core import Budget, Cost, EncodedRow, Evaluation, UpdateStats
 from raise_mdit.envs import InstructionSelectionEnv, TrainingPool
@@ -60,18 +63,19 @@ class Rollout(NamedTuple):
 
 
 class Watch(BaseCallback):
-    """Keeps the returns of episodes and the numbers of rollouts."""
+    """Keeps the returns of episodes and the numbers of rollouts, of one environment."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, index: int = 0) -> None:
         super().__init__()
+        self._index = index
         self.episode_returns: list[float] = []
         self.rollouts: list[Rollout] = []
         self.ratios: list[torch.Tensor] = []
         self._return = 0.0
 
     def _on_step(self) -> bool:
-        self._return += float(self.locals["rewards"][0])
-        if self.locals["dones"][0]:
+        self._return += float(self.locals["rewards"][self._index])
+        if self.locals["dones"][self._index]:
             self.episode_returns.append(self._return)
             self._return = 0.0
         return True
@@ -80,7 +84,7 @@ class Watch(BaseCallback):
         assert isinstance(self.model, PPO)
         buffer = self.model.rollout_buffer
         parts = (buffer.rewards, buffer.values, buffer.advantages, buffer.returns)
-        numbers = [part[:, 0].tolist() for part in (*parts, buffer.episode_starts)]
+        numbers = [part[:, self._index].tolist() for part in (*parts, buffer.episode_starts)]
         self.rollouts.append(Rollout(*numbers))
         self.ratios.append(first_ratios(self.model))
 
@@ -107,13 +111,11 @@ def environment(
     keys: Sequence[str], *, steps: int, batch_size: int = 1, window: int | None = None
 ) -> InstructionSelectionEnv:
     """Candidates of the given keys; the second feature tells which are good."""
-    good = np.array([key == "good" for key in keys], np.float32)
-    noise = np.random.default_rng(0).normal(size=len(keys)).astype(np.float32)
     pool = TrainingPool(
         ids=[f"{key}-{i}" for i, key in enumerate(keys)],
         rows=[row(key) for key in keys],
         kinds=np.zeros(len(keys), np.int64),
-        features=np.stack([noise, good], axis=1),
+        features=features_of(keys),
         strata=np.zeros(len(keys), np.int64),
     )
     return InstructionSelectionEnv(
@@ -140,14 +142,46 @@ def mixed_ppo(*, seed: int = 0, window: int = 8, **settings: Any) -> PPO:
     return build_ppo(env, config(**settings), steps_per_episode=4, seed=seed)
 
 
+def side_by_side(*envs: InstructionSelectionEnv) -> DummyVecEnv:
+    """Environments that step together."""
+    return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]  # bound now
+
+
+def features_of(keys: Sequence[str]) -> NDArray[np.float32]:
+    """[N, 2] what :func:`environment` gives its pool."""
+    good = np.array([key == "good" for key in keys], np.float32)
+    noise = np.random.default_rng(0).normal(size=len(keys)).astype(np.float32)
+    return np.stack([noise, good], axis=1)
+
+
+def same_weights(first: PPO, second: PPO) -> bool:
+    weights = second.policy.state_dict()
+    return all(torch.equal(part, weights[key]) for key, part in first.policy.state_dict().items())
+
+
 def trained(*, episodes: int = 8, **settings: Any) -> tuple[PPO, Watch]:
     ppo, watch = mixed_ppo(**settings), Watch()
     learn(ppo, episodes=episodes, steps_per_episode=4, callback=watch)
     return ppo, watch
 
 
+def after_learning(
+    env: InstructionSelectionEnv | DummyVecEnv, *, minibatches: int = 1, **given: Any
+) -> PPO:
+    """Built and trained in one go: both draw from the generators that building seeds."""
+    settings = config(learning_rate=2e-2, episodes_per_update=4, epochs=4, minibatches=minibatches)
+    ppo = build_ppo(env, settings, steps_per_episode=4, seed=0, **given)
+    learn(ppo, episodes=8, steps_per_episode=4, callback=CallbackList([]))
+    return ppo
+
+
 def rollout_with_constant_value(
-    env: InstructionSelectionEnv, steps: int, value: float, **settings: Any
+    env: InstructionSelectionEnv | DummyVecEnv,
+    steps: int,
+    value: float,
+    *,
+    index: int = 0,
+    **settings: Any,
 ) -> Rollout:
     """The first rollout of a policy that gives every state the same value."""
     ppo = build_ppo(env, config(minibatches=1, **settings), steps_per_episode=steps, seed=0)
@@ -155,7 +189,7 @@ def rollout_with_constant_value(
     assert isinstance(head, torch.nn.Linear)
     torch.nn.init.zeros_(head.weight)
     torch.nn.init.constant_(head.bias, value)
-    watch = Watch()
+    watch = Watch(index=index)
     episodes = settings["episodes_per_update"]
     learn(ppo, episodes=episodes, steps_per_episode=steps, callback=watch)
     return watch.rollouts[0]
@@ -205,6 +239,27 @@ def test_a_broken_model_ends_the_episode_with_its_reward_alone() -> None:
     assert found.advantages == pytest.approx([-1.25] * 4)
 
 
+@pytest.mark.parametrize(
+    ("index", "expected"), [(0, [-23 / 256, -7 / 64, -3 / 16]), (1, [-11 / 64, -3 / 16, -1 / 4])]
+)
+def test_advantages_of_parallel_episodes_are_those_by_hand(
+    index: int, expected: list[float]
+) -> None:
+    """As above; the second environment has no reward, and its advantages are, from the last step,
+
+    -1/4,   -1/8 + 1/4 (-1/4) = -3/16   and   -1/8 + 1/4 (-3/16) = -11/64.
+    """
+    envs = side_by_side(environment(["good"] * 4, steps=3), environment(["bad"] * 4, steps=3))
+
+    found = rollout_with_constant_value(
+        envs, 3, 0.25, index=index, episodes_per_update=4, gamma=0.5, gae_lambda=0.5
+    )
+
+    assert found.starts == [1, 0, 0] * 2
+    assert found.rewards == [[1 / 16, 0][index]] * 6
+    assert found.advantages == pytest.approx(expected * 2, abs=1e-7)
+
+
 def test_ratios_are_one_before_the_first_update_of_every_rollout() -> None:
     _, watch = trained(episodes=12)
 
@@ -236,6 +291,62 @@ def test_settings_reach_the_algorithm() -> None:
     assert ppo.policy.get_parameter("scorer.score.0.weight").shape == (24, 2 * 24)
 
 
+def test_parallel_environments_share_an_update() -> None:
+    envs = side_by_side(*[mixed_environment() for _ in range(3)])
+
+    ppo = build_ppo(envs, config(episodes_per_update=6, minibatches=2), steps_per_episode=4, seed=0)
+
+    assert (ppo.n_envs, ppo.n_steps, ppo.batch_size) == (3, 8, 12)
+    assert ppo.rollout_buffer.rewards.shape == (8, 3)
+
+
+def test_parallel_environments_that_do_not_divide_an_update_are_refused() -> None:
+    envs = side_by_side(mixed_environment(), mixed_environment())
+
+    with pytest.raises(AssertionError, match="as many episodes"):
+        build_ppo(envs, config(episodes_per_update=3), steps_per_episode=4, seed=0)
+
+
+def test_parallel_environments_take_as_many_episodes_as_asked() -> None:
+    envs = side_by_side(mixed_environment(), mixed_environment())
+    ppo = build_ppo(envs, config(episodes_per_update=4), steps_per_episode=4, seed=0)
+    watch = Watch(index=1)
+
+    learn(ppo, episodes=8, steps_per_episode=4, callback=watch)
+
+    assert len(watch.episode_returns) == 4
+    assert ppo.num_timesteps == 8 * 4
+
+
+def test_one_environment_in_a_vector_trains_as_it_does_alone() -> None:
+    alone = after_learning(mixed_environment())
+
+    in_vector = after_learning(side_by_side(mixed_environment()))
+
+    assert same_weights(alone, in_vector)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize("window", [8, 30, None])
+def test_a_rollout_without_features_trains_the_same_policy_to_the_bit(
+    window: int | None, num_envs: int
+) -> None:
+    """Of 24 candidates: a part, all with slots left over, and all in their order."""
+    made = [
+        after_learning(
+            side_by_side(*[mixed_environment(window=window) for _ in range(num_envs)]),
+            minibatches=2,
+            features=features,
+        )
+        for features in (None, features_of(["good", "bad"] * 12))
+    ]
+
+    buffers = [ppo.rollout_buffer for ppo in made]
+    assert [isinstance(each, PoolRolloutBuffer) for each in buffers] == [False, True]
+    assert same_weights(*made)
+    assert not same_weights(made[0], mixed_ppo())
+
+
 def test_learning_takes_as_many_episodes_as_asked() -> None:
     _, watch = trained(episodes=8)
 
@@ -247,8 +358,7 @@ def test_the_same_seed_trains_the_same_policy() -> None:
     second, second_watch = trained(seed=3)
 
     assert first_watch.episode_returns == second_watch.episode_returns
-    weights = second.policy.state_dict()
-    assert all(torch.equal(part, weights[key]) for key, part in first.policy.state_dict().items())
+    assert same_weights(first, second)
 
 
 def test_another_seed_trains_another_policy() -> None:
@@ -285,8 +395,7 @@ def test_a_saved_policy_acts_as_before_when_it_is_read(tmp_path: Path) -> None:
 
     load_policy(fresh, tmp_path / "policy.safetensors")
 
-    weights = ppo.policy.state_dict()
-    assert all(torch.equal(part, weights[key]) for key, part in fresh.policy.state_dict().items())
+    assert same_weights(fresh, ppo)
     observation, _ = mixed_environment().reset(seed=5)
     expected, _ = ppo.predict(observation, deterministic=True)
     assert fresh.predict(observation, deterministic=True)[0].tolist() == expected.tolist()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from raise_mdit.agents.scoring_policy import CandidateScorer, SetScoringPolicy
+from raise_mdit.agents.scoring_policy import STREAMED_SLOTS, CandidateScorer, SetScoringPolicy
 from raise_mdit.core import Observation
 from raise_mdit.envs.observation import CONTEXT, DistinctSlots, observation_space
 
@@ -48,31 +48,31 @@ def inputs(num_slots: int, *, batch: int = 2) -> tuple[torch.Tensor, torch.Tenso
     return candidates, context, torch.ones(batch, num_slots).double()
 
 
-def policy(*, hidden_size: int = 16) -> SetScoringPolicy:
+def policy(*, hidden_size: int = 16, num_slots: int = NUM_SLOTS) -> SetScoringPolicy:
     return SetScoringPolicy(
-        observation_space(NUM_SLOTS, NUM_FEATURES, num_candidates=20),
-        DistinctSlots(NUM_SLOTS, NUM_PICKS),
+        observation_space(num_slots, NUM_FEATURES, num_candidates=max(20, num_slots)),
+        DistinctSlots(num_slots, NUM_PICKS),
         lambda _progress: 1e-3,
         hidden_size=hidden_size,
     )
 
 
-def trained_policy() -> SetScoringPolicy:
-    made = policy()
+def trained_policy(*, num_slots: int = NUM_SLOTS) -> SetScoringPolicy:
+    made = policy(num_slots=num_slots)
     perturbed(made)
     return made
 
 
-def observation(*, masked: int = 0, seed: int = 0) -> Observation:
+def observation(*, masked: int = 0, seed: int = 0, num_slots: int = NUM_SLOTS) -> Observation:
     rng = np.random.default_rng(seed)
-    mask = np.ones(NUM_SLOTS, np.int8)
-    mask[NUM_SLOTS - masked :] = 0
+    mask = np.ones(num_slots, np.int8)
+    mask[num_slots - masked :] = 0
     return {
-        "candidates": rng.normal(size=(NUM_SLOTS, NUM_FEATURES)).astype(np.float32),
+        "candidates": rng.normal(size=(num_slots, NUM_FEATURES)).astype(np.float32),
         "context": rng.normal(size=len(CONTEXT)).astype(np.float32),
-        "selected": rng.integers(0, 3, NUM_SLOTS).astype(np.float32),
+        "selected": rng.integers(0, 3, num_slots).astype(np.float32),
         "mask": mask,
-        "window": rng.permutation(20)[:NUM_SLOTS],
+        "window": rng.permutation(max(20, num_slots))[:num_slots],
     }
 
 
@@ -265,6 +265,30 @@ def test_which_pool_row_a_slot_holds_does_not_matter() -> None:
     _, log_probs, _ = made.evaluate_actions(tensors(seen, elsewhere), torch.tensor([[0, 1]] * 2))
 
     assert log_probs[0] == log_probs[1]
+
+
+def test_a_wide_window_gets_the_likeliest_action_without_the_network_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = trained_policy(num_slots=STREAMED_SLOTS + 1)
+    alone = [observation(num_slots=STREAMED_SLOTS + 1, masked=9, seed=seed) for seed in range(2)]
+    expected = made.get_distribution(tensors(*alone)).mode().tolist()
+    monkeypatch.delattr(CandidateScorer, "forward")
+
+    together, state = made.predict(batch_of(*alone), deterministic=True)
+    single, same_state = made.predict(alone[1], deterministic=True)
+
+    assert together.tolist() == expected
+    assert single.tolist() == expected[1]
+    assert state is same_state is None
+
+
+def test_draws_from_a_wide_window_are_distinct_slots() -> None:
+    made = trained_policy(num_slots=STREAMED_SLOTS + 1)
+
+    action, _ = made.predict(observation(num_slots=STREAMED_SLOTS + 1))
+
+    assert action in made.action_space
 
 
 def test_a_policy_is_built_again_from_its_own_parameters() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from raise_mdit.agents.static import StaticPolicy, random_policy, ranked_policy
+from raise_mdit.agents.static import StaticPolicy, random_policy, ranked_policy, signal_policy
 from raise_mdit.core import Observation, SelectionPolicy
 
 RANKS = np.array([3, 0, 4, 1, 2])
@@ -130,6 +130,40 @@ def test_nothing_is_used_again_before_everything_in_the_window_was(
 
         assert len(set(action.tolist())) == num_picks
         assert selected.max() - selected.min() <= 1
+
+
+def with_signal(observation: Observation, signal: Sequence[float]) -> Observation:
+    """A window whose candidates have a feature of no importance and a signal; 0 where masked."""
+    column = [*signal, *[0.0] * (len(observation["mask"]) - len(signal))]
+    candidates = np.column_stack([np.arange(len(column))[::-1], column]).astype(np.float32)
+    return {**observation, "candidates": candidates}
+
+
+def test_the_strongest_signals_are_picked_in_order() -> None:
+    observation = with_signal(window([4, 0, 3, 1]), [-0.5, 2.0, -3.0, 1.0])
+
+    assert picks_of(signal_policy(num_picks=3), observation) == [1, 3, 0]
+
+
+def test_a_used_candidate_waits_however_strong_its_signal() -> None:
+    observation = with_signal(window([4, 0, 3, 1], selected=[0, 1, 0, 0]), [-0.5, 2.0, -3.0, 1.0])
+
+    assert picks_of(signal_policy(num_picks=4), observation) == [3, 0, 2, 1]
+
+
+def test_a_masked_slot_is_not_picked_though_others_signals_are_below_its_zero() -> None:
+    observation = with_signal(window([4, 0], num_slots=5), [-3.0, -1.0])
+
+    assert picks_of(signal_policy(num_picks=2), observation) == [1, 0]
+
+
+def test_signals_are_compared_within_each_window_of_a_batch() -> None:
+    first = with_signal(window([0, 1, 2]), [1.0, 2.0, 3.0])
+    second = with_signal(window([0, 1, 2]), [30.0, 20.0, 10.0])
+
+    action, _ = signal_policy(num_picks=2).predict(batch_of([first, second]))
+
+    assert action.tolist() == [[2, 1], [0, 1]]
 
 
 def test_random_picks_are_uniform_over_ordered_pairs() -> None:

@@ -26,6 +26,7 @@ SHORTER = (
     "data.test.0.rows=12",
     "pools={mosaic: {max_instructions: 2}, mdit: {ratio: 0.2, clusters: 3, across: cluster}}",
     "environment={window: 48, batch_size: 8, budget: {steps: 4}}",
+    "reward={every: 2, items: 8}",
     "policies.ppo={kind: ppo, episodes: 4, episodes_per_update: 2}",
 )
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_by_sb3
 from raise_mdit.config import FullConfig, LearnerConfig, TopLayersConfig
 from raise_mdit.core import Budget, Cost, EncodedRow, Evaluation, Observation, UpdateStats
 from raise_mdit.envs import ENVIRONMENT_ID, InstructionSelectionEnv, TrainingPool
-from raise_mdit.envs.instruction_selection import FAILURE_REWARD
+from raise_mdit.envs.episode import FAILURE_REWARD
 from raise_mdit.learners import causal_lm
 from raise_mdit.ledger import Ledger
 

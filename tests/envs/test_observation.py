@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +17,7 @@ from raise_mdit.core import Observation
 from raise_mdit.envs.observation import (
     CONTEXT,
     DistinctSlots,
+    Picks,
     Stage,
     WindowSampler,
     observation_space,
@@ -26,15 +30,32 @@ KINDS = np.array([0, 1, 0, 2])
 STRATA = arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 6))
 
 
-def observed(window: list[int], selected: list[int], num_slots: int) -> Observation:
+def picks_of(selected: list[int]) -> Picks:
+    """Each row picked as often as is said, in batches of different rows."""
+    picks = Picks(KINDS)
+    for turn in range(max(selected)):
+        picks.add(np.flatnonzero(np.array(selected) > turn))
+    return picks
+
+
+def observed(
+    window: list[int], selected: list[int], num_slots: int, signal: list[float] | None = None
+) -> Observation:
     return observe(
         np.array(window),
         num_slots=num_slots,
         features=FEATURES,
-        selected=np.array(selected),
-        kinds=KINDS,
+        picks=picks_of(selected),
         stage=Stage(loss_ratio=0.75, budget_share=0.5, last_reward=0.125),
+        signal=None if signal is None else np.array(signal, np.float32),
     )
+
+
+def stop_and_tell_peak() -> int:
+    """Bytes held at most since ``tracemalloc.start()``."""
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def drawn(strata: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
@@ -78,6 +99,26 @@ def test_slots_beyond_the_window_are_masked_and_repeat_row_zero() -> None:
     assert found["mask"].tolist() == [1, 1, 0, 0]
     assert found["window"].tolist() == [2, 1, 0, 0]
     assert found["candidates"][2:].tolist() == [FEATURES[0].tolist()] * 2
+
+
+def test_a_signal_is_the_last_feature_and_zero_where_masked() -> None:
+    found = observed([2, 1], [0, 0, 0, 0], num_slots=3, signal=[0.25, -1.5])["candidates"]
+
+    assert found.tolist() == [[3.0, 0.0, 0.25], [-1.0, 2.0, -1.5], [0.5, 1.0, 0.0]]
+    assert found.dtype == np.float32
+
+
+@given(batches=st.lists(st.sets(st.integers(0, 3), min_size=1)))
+def test_picks_count_as_a_table_of_all_candidates_would(batches: list[set[int]]) -> None:
+    picks, table = Picks(KINDS), np.zeros(4, np.int64)
+
+    for batch in batches:
+        picks.add(np.array(sorted(batch)))
+        table[sorted(batch)] += 1
+
+    by_kind = np.bincount(KINDS, weights=table, minlength=3)
+    assert picks.counts(np.arange(4)).tolist() == table.tolist()
+    assert picks.shares().tolist() == (by_kind / max(1, table.sum())).tolist()
 
 
 @pytest.mark.parametrize("num_slots", [2, 4])
@@ -178,6 +219,42 @@ def test_every_candidate_of_a_stratum_appears_equally_often() -> None:
     counts = np.bincount(np.concatenate(windows), minlength=20)
     assert (counts[:4] == num_windows).all()
     assert chisquare(counts[4:]).pvalue > 0.001
+
+
+def test_every_subset_of_a_stratum_is_equally_likely() -> None:
+    """Three of five: ten subsets, in six orders each."""
+    rng, sampler = np.random.default_rng(0), WindowSampler(np.zeros(5, np.int64))
+
+    draws = Counter(tuple(sampler.draw(3, rng).tolist()) for _ in range(12_000))
+
+    assert len(draws) == 60
+    assert chisquare(list(draws.values())).pvalue > 0.001
+
+
+@pytest.mark.parametrize("size", [64, 600])
+def test_every_part_of_a_large_stratum_is_equally_likely(size: int) -> None:
+    """Of 11,000 rows: NumPy draws 64 by Floyd's algorithm and 600 by a shuffle."""
+    rng, sampler = np.random.default_rng(0), WindowSampler(np.zeros(11_000, np.int64))
+
+    rows = np.concatenate([sampler.draw(size, rng) for _ in range(12_000 // size)])
+
+    assert chisquare(np.bincount(rows // 1000, minlength=11)).pvalue > 0.001
+
+
+def test_the_memory_of_a_draw_does_not_grow_with_the_pool() -> None:
+    """At the sizes on either side of which NumPy changes its algorithm, too."""
+
+    def peak(num_candidates: int, size: int) -> int:
+        sampler = WindowSampler(np.arange(num_candidates) % 3)
+        rng = np.random.default_rng(0)
+        sampler.draw(size, rng)
+        tracemalloc.start()
+        sampler.draw(size, rng)
+        return stop_and_tell_peak()
+
+    for size in (8, 64, 1000):
+        small, *larger = [peak(count, size) for count in (2000, 30_003, 200_000, 1_000_000)]
+        assert max(larger) < small + 20 * 8 * size
 
 
 def test_every_stratum_can_get_the_remainder() -> None:

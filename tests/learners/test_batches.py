@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from raise_mdit.core import EncodedRow
 from raise_mdit.encoding import TextRow, mixed_row, plain_row
-from raise_mdit.learners.batches import collate, length_sorted_batches
-from raise_mdit.learners.causal_lm import weighted_row_losses
+from raise_mdit.learners.batches import collate, length_buckets, length_sorted_batches
 from raise_mdit.learners.forward import LayeredForward
+from raise_mdit.learners.losses import row_sums, score
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -41,8 +41,8 @@ def mixture(random_rows: Make, random_text: Make) -> list[EncodedRow]:
 def losses(model: Any, rows: Sequence[EncodedRow]) -> np.ndarray:
     forward = LayeredForward(model, split=0, precision="float32")
     batch = collate(rows, device=CPU)
-    scored = forward.score(forward.embed(batch), batch, from_split=False)
-    return weighted_row_losses(scored.logits_RV, batch, len(rows))
+    final_BTH = forward.final(forward.embed(batch), from_split=False)
+    return row_sums(score(forward, final_BTH, batch).losses_R, batch, len(rows))
 
 
 def test_a_rows_loss_does_not_depend_on_its_neighbours(
@@ -122,3 +122,37 @@ def test_a_repeated_pass_makes_the_same_batches(lengths: list[int], max_tokens: 
 
 def test_no_rows_are_no_batches() -> None:
     assert list(length_sorted_batches([], max_tokens=10)) == []
+
+
+def all_cuts(lengths: Sequence[int]) -> Iterator[list[Sequence[int]]]:
+    """Every way to cut a sequence into groups of neighbours."""
+    if not lengths:
+        yield []
+    for size in range(1, len(lengths) + 1):
+        for rest in all_cuts(lengths[size:]):
+            yield [lengths[:size], *rest]
+
+
+def price(groups: Sequence[Sequence[int]], overhead: int) -> int:
+    """Padded tokens of all groups, and what each costs besides."""
+    return sum(len(group) * max(group) + overhead for group in groups)
+
+
+@given(lengths=st.lists(st.integers(2, 30), min_size=1, max_size=9), overhead=st.integers(0, 40))
+def test_buckets_are_the_cheapest_of_all_cuts(lengths: list[int], overhead: int) -> None:
+    buckets = length_buckets(rows_of(lengths), overhead=overhead)
+
+    found = [[lengths[index] for index in bucket] for bucket in buckets]
+    least = min(price(cut, overhead) for cut in all_cuts(sorted(lengths)))
+    assert price(found, overhead) == least
+    assert [length for bucket in found for length in bucket] == sorted(lengths)
+
+
+@given(lengths=row_lengths, overhead=st.integers(0, 40))
+def test_buckets_hold_every_row_once_and_the_same_each_time(
+    lengths: list[int], overhead: int
+) -> None:
+    first, again = (length_buckets(rows_of(lengths), overhead=overhead) for _ in range(2))
+
+    assert sorted(index for bucket in first for index in bucket) == list(range(len(lengths)))
+    assert first == again

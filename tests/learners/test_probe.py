@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,10 +14,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from raise_mdit.core import Cost, EncodedRow
+from raise_mdit.core import EncodedRow
 from raise_mdit.encoding import TextRow, plain_row
-from raise_mdit.features import Measurements
-from raise_mdit.learners.probe import measure, position_weighted_mean
+from raise_mdit.features import ExampleFeatures
+from raise_mdit.learners.probe import (
+    Reading,
+    measure,
+    position_weighted_mean,
+    read,
+    start_token,
+)
 
 Make = Callable[..., Any]
 
@@ -31,7 +38,15 @@ class Untouchable:
 
 
 @pytest.fixture
-def probe(tmp_path: Path) -> Callable[..., tuple[Measurements, Cost]]:
+def reader(tmp_path: Path) -> Callable[..., Reading]:
+    """Reads with a cache of this test's own."""
+    return functools.partial(
+        read, digest="digest", precision="float32", cache=tmp_path, advance=lambda _done: None
+    )
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Callable[..., ExampleFeatures]:
     """Measures with a cache of this test's own."""
     return functools.partial(
         measure,
@@ -47,9 +62,9 @@ def cached_files(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*") if path.is_file()]
 
 
-def same(first: Measurements, second: Measurements) -> bool:
-    return all(
-        np.array_equal(getattr(first, name), getattr(second, name)) for name in first._fields
+def same(first: Reading, second: Reading) -> bool:
+    return np.array_equal(first.log_probs, second.log_probs) and np.array_equal(
+        first.embeddings, second.embeddings
     )
 
 
@@ -63,10 +78,11 @@ def test_the_conditional_log_prob_is_the_models_own(
 ) -> None:
     model, rows = random_llama(), random_rows(9)
 
-    measured, _ = probe(model, rows)
+    measured = probe(model, rows)
 
     expected = [mean_log_prob(model, row.ids.tolist(), row.scored) for row in rows]
-    np.testing.assert_allclose(measured.conditional_log_prob, expected, rtol=1e-5)
+    assert measured.names == ("conditional_log_prob", "response_log_prob")
+    np.testing.assert_allclose(measured.columns[:, 0], expected, rtol=1e-5)
 
 
 def test_the_response_log_prob_reads_the_response_behind_a_start_token(
@@ -74,13 +90,13 @@ def test_the_response_log_prob_reads_the_response_behind_a_start_token(
 ) -> None:
     model, rows = random_llama(), random_rows(9)
 
-    measured, _ = probe(model, rows)
+    measured = probe(model, rows)
 
     expected = []
     for row in rows:
         response = row.ids[row.scored[0] + 1 :].tolist()
         expected.append(mean_log_prob(model, [START, *response], range(len(response))))
-    np.testing.assert_allclose(measured.response_log_prob, expected, rtol=1e-5)
+    np.testing.assert_allclose(measured.columns[:, 1], expected, rtol=1e-5)
 
 
 def test_the_embedding_weighs_final_states_by_position(
@@ -88,7 +104,7 @@ def test_the_embedding_weighs_final_states_by_position(
 ) -> None:
     model, rows = random_llama(), random_rows(9)
 
-    measured, _ = probe(model, rows)
+    measured = probe(model, rows)
 
     for row, embedding in zip(rows, measured.embeddings, strict=True):
         ids = torch.tensor(row.ids)[None]
@@ -105,52 +121,52 @@ def test_padding_has_no_part_in_an_embedding() -> None:
     torch.testing.assert_close(embedding, torch.tensor([[1.0, 2.0]]) / 5**0.5)
 
 
-def test_measurements_follow_the_order_of_the_rows(
-    random_llama: Make, random_rows: Make, probe: Make
+def test_readings_follow_the_order_of_the_rows(
+    random_llama: Make, random_rows: Make, reader: Make
 ) -> None:
     model, rows = random_llama(), random_rows(6)
 
-    forwards, _ = probe(model, rows)
-    backwards, _ = probe(model, rows[::-1])
+    forwards = reader(model, rows)
+    backwards = reader(model, rows[::-1])
 
-    np.testing.assert_allclose(
-        backwards.conditional_log_prob[::-1], forwards.conditional_log_prob, rtol=1e-6
-    )
+    np.testing.assert_allclose(backwards.log_probs[::-1], forwards.log_probs, rtol=1e-6)
     np.testing.assert_allclose(backwards.embeddings[::-1], forwards.embeddings, atol=1e-6)
 
 
-def test_dropout_is_off(random_llama: Make, random_rows: Make, probe: Make, tmp_path: Path) -> None:
+def test_dropout_is_off(
+    random_llama: Make, random_rows: Make, reader: Make, tmp_path: Path
+) -> None:
     model, rows = random_llama(), random_rows(4)
     model.config.attention_dropout = 0.5
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
     model.train()
 
-    first, second = (probe(model, rows, cache=tmp_path / name)[0] for name in "ab")
+    first, second = (reader(model, rows, cache=tmp_path / name) for name in "ab")
 
     assert same(first, second)
 
 
 def test_a_second_call_does_not_run_the_model(
-    random_llama: Make, random_rows: Make, probe: Make
+    random_llama: Make, random_rows: Make, reader: Make
 ) -> None:
     rows = random_rows(5)
-    first, cost = probe(random_llama(), rows)
+    first = reader(random_llama(), rows)
 
-    again, cached_cost = probe(Untouchable(), rows)
+    again = reader(Untouchable(), rows)
 
     assert same(first, again)
-    assert cached_cost == cost
+    assert again.cost == first.cost
     assert again.embeddings.dtype == first.embeddings.dtype
 
 
 def test_the_names_of_rows_do_not_matter_to_the_cache(
-    random_llama: Make, random_rows: Make, probe: Make
+    random_llama: Make, random_rows: Make, reader: Make
 ) -> None:
     rows = random_rows(5)
-    probe(random_llama(), rows)
+    reader(random_llama(), rows)
 
-    probe(Untouchable(), [replace(row, key=f"other {row.key}") for row in rows])
+    reader(Untouchable(), [replace(row, key=f"other {row.key}") for row in rows])
 
 
 @pytest.mark.parametrize(
@@ -165,19 +181,19 @@ def test_a_damaged_cache_is_computed_again_and_mended(
     damage: Callable[[bytes], bytes],
     random_llama: Make,
     random_rows: Make,
-    probe: Make,
+    reader: Make,
     tmp_path: Path,
 ) -> None:
     rows = random_rows(5)
-    first, cost = probe(random_llama(), rows)
+    first = reader(random_llama(), rows)
     (file,) = cached_files(tmp_path)
     file.write_bytes(damage(file.read_bytes()))
 
-    again, again_cost = probe(random_llama(), rows)
+    again = reader(random_llama(), rows)
 
     assert same(first, again)
-    assert again_cost._replace(seconds=0) == cost._replace(seconds=0)
-    assert same(first, probe(Untouchable(), rows)[0])
+    assert again.cost._replace(seconds=0) == first.cost._replace(seconds=0)
+    assert same(first, reader(Untouchable(), rows))
 
 
 def _with_another_token(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
@@ -200,80 +216,110 @@ def _with_another_response(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
         pytest.param(lambda rows: rows[::-1], id="another order"),
     ],
 )
-def test_other_content_is_measured_anew(
+def test_other_content_is_read_anew(
     change: Callable[[Any], Any],
     random_llama: Make,
     random_rows: Make,
-    probe: Make,
+    reader: Make,
     tmp_path: Path,
 ) -> None:
     rows = random_rows(5)
-    probe(random_llama(), rows)
+    reader(random_llama(), rows)
 
     with pytest.raises(AssertionError, match="the model was used"):
-        probe(Untouchable(), change(rows))
-    probe(random_llama(), change(rows))
+        reader(Untouchable(), change(rows))
+    reader(random_llama(), change(rows))
 
     assert len(cached_files(tmp_path)) == 2
 
 
-@pytest.mark.parametrize(
-    "setting", [{"digest": "other"}, {"start_token": 2}, {"precision": "bfloat16"}]
-)
-def test_other_settings_are_measured_anew(
-    setting: dict[str, Any], random_llama: Make, random_rows: Make, probe: Make, tmp_path: Path
+@pytest.mark.parametrize("setting", [{"digest": "other"}, {"precision": "bfloat16"}])
+def test_other_settings_are_read_anew(
+    setting: dict[str, Any], random_llama: Make, random_rows: Make, reader: Make, tmp_path: Path
 ) -> None:
     rows = random_rows(5)
-    probe(random_llama(), rows)
+    reader(random_llama(), rows)
 
     with pytest.raises(AssertionError, match="the model was used"):
-        probe(Untouchable(), rows, **setting)
-    probe(random_llama(), rows, **setting)
+        reader(Untouchable(), rows, **setting)
+    reader(random_llama(), rows, **setting)
 
     assert len(cached_files(tmp_path)) == 2
 
 
 def test_nothing_but_the_result_is_left_in_the_cache(
-    random_llama: Make, random_rows: Make, probe: Make, tmp_path: Path
+    random_llama: Make, random_rows: Make, reader: Make, tmp_path: Path
 ) -> None:
-    probe(random_llama(), random_rows(3))
+    reader(random_llama(), random_rows(3))
 
     (file,) = cached_files(tmp_path)
     assert file.suffix == ".safetensors"
 
 
 def test_progress_counts_every_row_once_cached_or_not(
-    random_llama: Make, random_rows: Make, probe: Make
+    random_llama: Make, random_rows: Make, reader: Make
 ) -> None:
     rows, done = random_rows(7), list[int]()
 
-    probe(random_llama(), rows, advance=done.append)
+    reader(random_llama(), rows, advance=done.append)
     assert sum(done) == 7
 
     done.clear()
-    probe(random_llama(), rows, advance=done.append)
+    reader(random_llama(), rows, advance=done.append)
     assert sum(done) == 7
 
 
-def test_cost_counts_the_tokens_of_both_readings(
+def test_measuring_reads_each_response_again_without_its_prompt(
+    random_llama: Make, random_rows: Make, probe: Make, reader: Make
+) -> None:
+    model, rows, done = random_llama(), random_rows(7), list[int]()
+
+    measured = probe(model, rows, advance=done.append)
+
+    whole = reader(Untouchable(), rows).cost  # measuring has left it in the cache
+    assert sum(done) == 7
+    assert measured.cost.tokens == whole.tokens + sum(1 + row.num_scored for row in rows)
+    assert measured.cost.flops > whole.flops
+
+
+def test_another_start_token_changes_only_the_response_alone(
     random_llama: Make, random_rows: Make, probe: Make
+) -> None:
+    model, rows = random_llama(), random_rows(5)
+
+    first, second = (probe(model, rows, start_token=token) for token in (START, 2))
+
+    np.testing.assert_array_equal(first.columns[:, 0], second.columns[:, 0])
+    assert np.all(first.columns[:, 1] != second.columns[:, 1])
+
+
+def test_a_response_alone_starts_with_the_first_of_the_tokenizers_marks(tokenizer: Any) -> None:
+    without = copy.deepcopy(tokenizer)
+    without.bos_token = None
+
+    assert start_token(tokenizer) == tokenizer.bos_token_id == 1
+    assert start_token(without) == tokenizer.eos_token_id == 2
+
+
+def test_cost_counts_real_and_padded_tokens(
+    random_llama: Make, random_rows: Make, reader: Make
 ) -> None:
     rows = random_rows(7)
 
-    _, cost = probe(random_llama(), rows)
+    cost = reader(random_llama(), rows).cost
 
-    assert cost.tokens == sum(row.num_tokens + 1 + row.num_scored for row in rows)
+    assert cost.tokens == sum(row.num_tokens for row in rows)
     assert cost.padded_tokens > cost.tokens
     assert cost.seconds > 0
 
 
 def test_flops_agree_with_the_counter_of_torch(
-    random_llama: Make, random_rows: Make, probe: Make
+    random_llama: Make, random_rows: Make, reader: Make
 ) -> None:
     model = random_llama()
     model.set_attn_implementation("eager")  # torch does not count the fused one on a CPU
 
     with FlopCounterMode(display=False) as counted:
-        _, cost = probe(model, random_rows(7))
+        cost = reader(model, random_rows(7)).cost
 
     assert cost.flops == pytest.approx(counted.get_total_flops(), rel=0.01)

@@ -26,6 +26,10 @@ def top(layers: int) -> TopLayersConfig:
     return TopLayersConfig(kind="top_layers", layers=layers)
 
 
+def lora_on(layers: int) -> LoraConfig:
+    return LoraConfig(kind="lora", rank=3, layers=layers)
+
+
 def trainable(model: Any, config: Any, *, seed: int = 0) -> TrainablePart:
     return make_trainable(model, config, precision="float32", seed=seed)
 
@@ -36,7 +40,8 @@ def names_with_gradients(model: Any) -> set[str]:
 
 def logits(part: TrainablePart, rows: Any) -> torch.Tensor:
     batch = collate(rows, device=part.forward.device)
-    return part.forward.score(part.forward.embed(batch), batch, from_split=False).logits_RV
+    final_BTH = part.forward.final(part.forward.embed(batch), from_split=False)
+    return part.forward.logits(final_BTH.flatten(0, 1)[batch.scored_R])
 
 
 @pytest.fixture(params=[True, False], ids=["frozen", "unfrozen"])
@@ -55,7 +60,6 @@ def test_full_trains_every_parameter_once(tied: bool, random_llama: Make) -> Non
     assert {id(weight) for weight in part.parameters} == {id(w) for w in model.parameters()}
     assert len(part.parameters) == len({id(weight) for weight in part.parameters})
     assert part.forward.split == 0
-    assert part.adapter_weights == 0
 
 
 @pytest.mark.parametrize("layers", range(1, NUM_LAYERS + 1))
@@ -69,9 +73,12 @@ def test_top_layers_trains_the_last_layers_alone(layers: int, model: Any) -> Non
     assert part.forward.split == NUM_LAYERS - layers
 
 
-def test_more_top_layers_than_there_are_is_the_users_mistake(random_llama: Make) -> None:
+@pytest.mark.parametrize("config", [top(5), LoraConfig(kind="lora", layers=5)])
+def test_more_top_layers_than_there_are_is_the_users_mistake(
+    config: Any, random_llama: Make
+) -> None:
     with pytest.raises(ModelError, match=r"^learner.trainable.layers: 5 .* has 4; give at most"):
-        trainable(random_llama(), top(5))
+        trainable(random_llama(), config)
 
 
 def test_lora_trains_two_matrices_for_every_linear_layer_and_nothing_else(model: Any) -> None:
@@ -89,9 +96,57 @@ def test_lora_trains_two_matrices_for_every_linear_layer_and_nothing_else(model:
         for name in shapes
         for matrix in "AB"
     }
-    assert part.adapter_weights == sum(LORA.rank * (a + b) for a, b in shapes.values())
-    assert part.adapter_weights == sum(weight.numel() for weight in part.parameters)
+    added = sum(weight.numel() for weight in part.parameters)
+    assert added == sum(LORA.rank * (a + b) for a, b in shapes.values())
     assert part.forward.split == 0
+
+
+@pytest.mark.parametrize("layers", range(1, NUM_LAYERS + 1))
+def test_lora_on_top_adds_adapters_to_the_last_layers_alone(layers: int, model: Any) -> None:
+    part = trainable(model, lora_on(layers))
+
+    names = names_with_gradients(model)
+    trained = {f"model.layers.{i}." for i in range(NUM_LAYERS - layers, NUM_LAYERS)}
+    assert {name.split("self_attn")[0].split("mlp")[0] for name in names} == trained
+    assert len(part.parameters) == len(names) == 2 * layers * len(LINEAR)
+    assert all("lora_" in name for name in names)
+    assert part.forward.split == NUM_LAYERS - layers
+
+
+@pytest.mark.parametrize("layers", range(1, NUM_LAYERS + 1))
+def test_lora_on_top_equals_lora_without_the_adapters_below(
+    layers: int, random_llama: Make, random_rows: Make
+) -> None:
+    rows = random_rows(4)
+    on_top, everywhere = random_llama(), random_llama()
+    part, reference = trainable(on_top, lora_on(layers)), trainable(everywhere, LORA)
+    with torch.no_grad():
+        for index, weight in enumerate(part.parameters):
+            weight.copy_(0.1 * torch.sin(torch.arange(weight.numel()) + index).view_as(weight))
+    names = names_with_gradients(on_top)
+    shared = {name: weight for name, weight in on_top.named_parameters() if name in names}
+    everywhere.load_state_dict(shared, strict=False)  # below, B is zero: as if there were none
+
+    expected, found = logits(reference, rows), logits(part, rows)
+
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    theirs = dict(everywhere.named_parameters())
+    for name, weight in shared.items():
+        torch.testing.assert_close(weight.grad, theirs[name].grad, rtol=1e-4, atol=1e-5)
+
+
+def test_under_bfloat16_what_is_frozen_is_kept_in_it_and_what_is_trained_is_not(
+    random_llama: Make,
+) -> None:
+    model = random_llama()
+
+    part = make_trainable(model, lora_on(2), precision="bfloat16", seed=0)
+
+    assert {weight.dtype for weight in part.parameters} == {torch.float32}
+    kept = {name for name, weight in model.named_parameters() if weight.dtype == torch.bfloat16}
+    assert len(kept) == NUM_LAYERS * len(LINEAR) + 1  # and the head
 
 
 def test_lora_finds_the_linear_layers_of_gpt2_with_random_weights() -> None:

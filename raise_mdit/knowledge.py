@@ -1,0 +1,163 @@
+"""What is known of the pool's examples before anything is trained, and what finding out cost.
+
+Tier `cheap` reads tokens, tier `model` runs a model over the pool, and RDS+ always compares what
+the tuned model makes of the examples. Only what a policy of the experiment looks at is found out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raise_mdit.config import (
+    ExperimentConfig,
+    GradientAlignmentConfig,
+    NearestToTargetConfig,
+    PolicyConfig,
+    PpoConfig,
+)
+from raise_mdit.core import Cost
+from raise_mdit.corpus import Corpus
+from raise_mdit.features import ExampleFeatures
+from raise_mdit.learners.auxiliary import measure_by_auxiliary
+from raise_mdit.learners.forward import Precision
+from raise_mdit.learners.pretrained import Pretrained
+from raise_mdit.learners.probe import Reading, measure, read, start_token
+from raise_mdit.learners.static_features import static_features
+from raise_mdit.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What the tuned model, as it is, makes of the examples that RDS+ compares."""
+
+    pool: Reading
+    reward_validation: Reading
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Knowledge:
+    """Features of the pool's examples, and what RDS+ compares."""
+
+    config: ExperimentConfig
+    features: ExampleFeatures | None
+    """By `features.tier`; None where nothing is made of them."""
+    measured: Measured | None
+    """None where no policy is RDS+."""
+
+    def cost(self, policy: PolicyConfig) -> Cost:
+        """Of all that had to be known of the examples if the policy had run alone.
+
+        MDIT candidates are chosen by the embeddings of `features.tier`, so that with `cheap` they
+        take no pass over the pool; PPO looks at the features of that tier; RDS+ compares what the
+        tuned model makes of the examples, whatever the tier.
+
+        Args:
+            policy: Any that picks from the pool.
+        """
+        cost = Cost()
+        if _looks_at_features(self.config, policy):
+            assert self.features is not None
+            cost = cost.plus(self.features.cost)
+        if isinstance(policy, NearestToTargetConfig):
+            assert self.measured is not None
+            cost = cost.plus(self.measured.reward_validation.cost)
+            if not (_looks_at_features(self.config, policy) and _tuned_model_reads(self.config)):
+                cost = cost.plus(self.measured.pool.cost)  # else the tier's first pass is this one
+        return cost
+
+
+def find_out(
+    config: ExperimentConfig,
+    pretrained: Pretrained,
+    corpus: Corpus,
+    *,
+    precision: Precision,
+    cache: Path,
+    progress: Progress,
+) -> Knowledge:
+    """What the policies of an experiment look at.
+
+    Args:
+        config: The experiment.
+        pretrained: The model, untuned.
+        corpus: Its examples.
+        precision: Arithmetic of the passes.
+        cache: Folder of measurements made before.
+        progress: Told of the passes.
+    """
+    finder = _Finder(config, pretrained, corpus, precision, cache, progress)
+    features, measured = None, None
+    if any(_looks_at_features(config, policy) for policy in config.policies):
+        features = finder.example_features()
+    if any(isinstance(policy, NearestToTargetConfig) for policy in config.policies):
+        measured = finder.measured()
+    return Knowledge(config, features, measured)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    config: ExperimentConfig
+    pretrained: Pretrained
+    corpus: Corpus
+    precision: Precision
+    cache: Path
+    progress: Progress
+
+    def example_features(self) -> ExampleFeatures:
+        """By the tier; `gradient` adds to `cheap` what the environment measures at each step."""
+        config = self.config
+        if config.features.tier != "model":
+            self.progress.start("describing the pool by its tokens", None)
+            return static_features(self.pretrained.model, self.corpus.encoded("pool"))
+        encoded = self.corpus.splits["pool"]
+        if config.features.auxiliary_model is not None:
+            self.progress.start("reading the pool with the auxiliary model", len(encoded))
+            return measure_by_auxiliary(
+                config.features.auxiliary_model,
+                [each.example for each in encoded],
+                system_prompt=config.model.system_prompt,
+                max_length=config.model.max_length,
+                device=config.model.device,
+                precision=self.precision,
+                cache=self.cache,
+                advance=self.progress.advance,
+            )
+        self.progress.start("reading the pool with the untuned model", len(encoded))
+        return measure(
+            self.pretrained.model,
+            self.corpus.encoded("pool"),
+            digest=self.pretrained.digest,
+            start_token=start_token(self.pretrained.tokenizer),
+            precision=self.precision,
+            cache=self.cache,
+            advance=self.progress.advance,
+        )
+
+    def measured(self) -> Measured:
+        """The tuned model's embeddings; a pool that the tier has read is in the cache."""
+        splits = (self.corpus.encoded("pool"), self.corpus.encoded("reward_validation"))
+        self.progress.start("reading what RDS+ compares", sum(map(len, splits)))
+        readings = [
+            read(
+                self.pretrained.model,
+                split,
+                digest=self.pretrained.digest,
+                precision=self.precision,
+                cache=self.cache,
+                advance=self.progress.advance,
+            )
+            for split in splits
+        ]
+        return Measured(*readings)
+
+
+def _looks_at_features(config: ExperimentConfig, policy: PolicyConfig) -> bool:
+    """Whether a policy chooses by features or windows, or from candidates made by embeddings."""
+    looks = isinstance(policy, PpoConfig | GradientAlignmentConfig)
+    return looks or config.pools.mdit is not None
+
+
+def _tuned_model_reads(config: ExperimentConfig) -> bool:
+    """Whether the features of the examples are what the tuned model makes of them."""
+    return config.features.tier == "model" and config.features.auxiliary_model is None

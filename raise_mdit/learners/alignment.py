@@ -1,0 +1,264 @@
+"""How far each candidate's gradient points along the validation gradient, without one per row.
+
+LESS (arXiv 2402.04333) and GREATS (Wang et al., NeurIPS 2024) rate a candidate by the dot product
+of the gradient of its loss and that of the validation loss: to first order, and for each unit of
+learning rate, what a step of gradient descent on it takes off the validation loss. In a linear
+layer y = W a the gradient of row i is sum_t g_it a_it', with g the gradient at y, so that its
+product with a matrix G is sum_t g_it . (G a_it) (the ghost inner product of GREATS): one backward
+pass serves a batch of rows, and no row's gradient is ever formed.
+
+Shapes: ``W`` candidates, ``B`` rows of a batch, ``T`` tokens, ``I`` and ``O`` what a linear module
+reads and gives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from raise_mdit.core import Cost, EncodedRow
+from raise_mdit.learners import losses
+from raise_mdit.learners.batches import Batch, collate, length_sorted_batches
+from raise_mdit.learners.causal_lm import EVALUATION_TOKENS, CausalLmLearner
+from raise_mdit.learners.flops import PartFlops
+from raise_mdit.learners.trainable import TrainablePart
+from raise_mdit.learners.trunk_cache import TrunkCache
+
+Subspace = Literal["last_layer", "last_linear"]
+"""Whose weight matrices are differentiated: all linear modules of the last decoder layer, or only
+the last of them, the MLP's output projection, with no backward pass below it.
+
+Spearman's correlation with the products over all trained parameters (top four layers of
+SmolLM2-135M; 28 candidates of GSM8K and Alpaca, 12 validation rows of GSM8K) is 0.91 for both
+untuned, and on another draw of rows 0.39 and 0.37 after 8 updates at 1e-4. The second takes 0.83
+of the first's operations."""
+
+
+class GradientAlignment:
+    """Dot products with the validation gradient at the learner's present parameters.
+
+    The gradients are those of the weights that the model multiplies by, also where these are frozen
+    and adapters are trained beside them. Measuring changes nothing in the learner.
+    """
+
+    def __init__(
+        self,
+        part: TrainablePart,
+        cache: TrunkCache | None,
+        *,
+        flops: PartFlops,
+        subspace: Subspace = "last_linear",
+    ) -> None:
+        self._part = part
+        self._cache = cache
+        self._flops = flops
+        forward = part.forward
+        linears = _linears(forward.layers[-1])
+        own = [module for name, module in linears.items() if "lora_" not in name]
+        self._linears = list(linears.values())
+        self._differentiated = own if subspace == "last_layer" else own[-1:]
+        self._attention_entries = 0.0  # per pair of tokens, in the backward pass
+        if subspace == "last_layer":
+            width = flops.attention_width / len(forward.layers[forward.split :])
+            self._attention_entries = flops.backward_attention_products * width
+
+    def measure(
+        self, candidates: Sequence[EncodedRow], validation: Sequence[EncodedRow]
+    ) -> tuple[NDArray[np.float32], Cost]:
+        """Dot products [W] of the candidates' gradients with the validation gradient.
+
+        A candidate's loss is its mean over label mass, as if the learner took a step on it alone;
+        the validation loss is the mean over that of all rows. The products are not divided by
+        norms: a candidate of a longer gradient, such as a short row, reaches further either way.
+
+        Args:
+            candidates: Plain or interpolated rows.
+            validation: The rows whose loss is to fall.
+        """
+        started = time.perf_counter()
+        gradients, spent = self._gradients(validation)
+        products, also_spent = self._products(candidates, gradients)
+        cost = spent.plus(also_spent)
+        return products, cost._replace(seconds=time.perf_counter() - started)
+
+    def _gradients(self, rows: Sequence[EncodedRow]) -> tuple[list[torch.Tensor], Cost]:
+        """Gradients [O, I], float32, of the mean loss of all rows, module by module."""
+        masses = _label_masses(rows)
+        totals: list[torch.Tensor] = []
+        cost = Cost()
+        for reading in self._read(rows, np.full_like(masses, masses.sum())):
+            gradients = [tap.gradient() for tap in reading.taps]
+            if totals:
+                gradients = [torch.add(*pair) for pair in zip(totals, gradients, strict=True)]
+            totals = gradients
+            cost = cost.plus(reading.cost)
+        return totals, cost
+
+    def _products(
+        self, rows: Sequence[EncodedRow], gradients: list[torch.Tensor]
+    ) -> tuple[NDArray[np.float32], Cost]:
+        """Products [W] of each row's own gradients with those given, summed over the modules."""
+        products = np.zeros(len(rows), np.float32)
+        cost = Cost()
+        for reading in self._read(rows, _label_masses(rows)):
+            pairs = zip(reading.taps, gradients, strict=True)
+            products_MB = torch.stack([tap.products(gradient_OI) for tap, gradient_OI in pairs])
+            products[reading.indices] = products_MB.sum(dim=0).cpu().numpy()  # sync: the result
+            cost = cost.plus(reading.cost)
+        return products, cost
+
+    def _read(self, rows: Sequence[EncodedRow], masses: NDArray[np.float64]) -> Iterator[_Reading]:
+        """Go forth and back through batches of rows; the loss of row i is over ``masses[i]``."""
+        forward = self._part.forward
+        forward.set_training(False)
+        for indices in length_sorted_batches(rows, max_tokens=EVALUATION_TOKENS):
+            group = [rows[i] for i in indices]
+            batch = collate(group, device=forward.device)
+            with _frozen(self._part.parameters), self._tapped() as tape:
+                final_BTH, owed = self._final(group, batch)
+                losses.backward(forward, final_BTH, _over(batch, masses[indices]), label_mass=1.0)
+            cost = owed.plus(self._cost(group, batch, tape.backward_entries))
+            yield _Reading(indices, tape.taps, cost)
+
+    def _final(self, rows: list[EncodedRow], batch: Batch) -> tuple[torch.Tensor, Cost]:
+        """Final hidden states, and what is owed for layers below those that are trained."""
+        forward = self._part.forward
+        if self._cache is None:
+            return forward.final(forward.embed(batch), from_split=False), Cost()
+        states_BTH, owed = self._cache.states(rows)
+        return forward.final(states_BTH, from_split=True), owed
+
+    @contextmanager
+    def _tapped(self) -> Iterator[_Tape]:
+        """Keep what the modules read and give; gradients flow back to that and no further."""
+        tape = _Tape()
+
+        def tap(module: nn.Module, args: tuple[Any, ...], output_BTO: torch.Tensor) -> None:
+            if args[0].requires_grad:
+                tape.backward_entries += module.get_parameter("weight").numel()
+            if module in self._differentiated:
+                output_BTO.requires_grad_().retain_grad()
+                tape.taps.append(_Tap(args[0].detach(), output_BTO))
+
+        with ExitStack() as hooks:
+            for module in self._linears:
+                hooks.callback(module.register_forward_hook(tap).remove)
+            yield tape
+
+    def _cost(self, rows: list[EncodedRow], batch: Batch, backward_entries: int) -> Cost:
+        num_rows, length = batch.ids_BT.shape
+        scored = len(batch.scored_R)
+        own_entries = sum(module.get_parameter("weight").numel() for module in self._differentiated)
+        products = (
+            (backward_entries + own_entries) * num_rows * length
+            + self._flops.head.forward * scored
+            + self._attention_entries * num_rows * length * length
+        )
+        forward = self._flops.forward(rows=num_rows, length=length, scored=scored)
+        return Cost(
+            tokens=sum(row.num_tokens for row in rows),
+            padded_tokens=batch.num_padded_tokens,
+            flops=forward + 2.0 * products,
+        )
+
+
+def alignment_signal(
+    learner: CausalLmLearner,
+    validation: Sequence[EncodedRow],
+    *,
+    subspace: Subspace = "last_linear",
+) -> Callable[[Sequence[EncodedRow]], tuple[NDArray[np.float32], Cost]]:
+    """A signal for the environment: how candidates align with ``validation`` at each moment.
+
+    Args:
+        learner: That of the environment.
+        validation: Rows whose loss is to fall; each call reads them again, as the learner changes.
+        subspace: Whose weight matrices are differentiated.
+    """
+    alignment = GradientAlignment(
+        learner.part, learner.trunk_cache, flops=learner.flops, subspace=subspace
+    )
+    return lambda candidates: alignment.measure(candidates, validation)
+
+
+class _Tap(NamedTuple):
+    """A linear module in one pass."""
+
+    input_BTI: torch.Tensor
+    output_BTO: torch.Tensor
+    """Holds its gradient after the backward pass; zero at padding, which no scored token reads."""
+
+    def gradient(self) -> torch.Tensor:
+        """Gradient [O, I] of the batch's loss, float32."""
+        gradient_BTO, input_BTI = self._factors()
+        return (gradient_BTO.flatten(0, 1).T @ input_BTI.flatten(0, 1)).float()
+
+    def products(self, gradient_OI: torch.Tensor) -> torch.Tensor:
+        """Products [B] of each row's gradient with ``gradient_OI``, float32."""
+        gradient_BTO, input_BTI = self._factors()
+        along_BTO = input_BTI @ gradient_OI.T.to(input_BTI.dtype)
+        return (gradient_BTO.float() * along_BTO.float()).sum(dim=(1, 2))
+
+    def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both in the precision in which the module multiplied."""
+        gradient_BTO = self.output_BTO.grad
+        assert gradient_BTO is not None, "the loss depends on the module"
+        return gradient_BTO, self.input_BTI.to(gradient_BTO.dtype)
+
+
+@dataclass(slots=True)
+class _Tape:
+    """What hooks see of a forward pass."""
+
+    taps: list[_Tap] = field(default_factory=list)
+    """The modules, in the order in which they ran."""
+    backward_entries: int = 0
+    """Matrix entries of the last layer through which gradients flow back."""
+
+
+class _Reading(NamedTuple):
+    """What a forward and a backward pass of one batch gave."""
+
+    indices: list[int]
+    """Of the batch's rows."""
+    taps: list[_Tap]
+    cost: Cost
+
+
+def _linears(layer: nn.Module) -> dict[str, nn.Module]:
+    return {
+        name: module
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+
+
+def _label_masses(rows: Sequence[EncodedRow]) -> NDArray[np.float64]:
+    return np.array([row.target_weights.sum(dtype=np.float64) for row in rows])
+
+
+def _over(batch: Batch, masses: NDArray[np.float64]) -> Batch:
+    """The batch with the loss of row i divided by ``masses[i]``."""
+    masses_B = torch.tensor(masses, dtype=torch.float32, device=batch.weights_R2.device)
+    return replace(batch, weights_R2=batch.weights_R2 / masses_B[batch.row_R, None])
+
+
+@contextmanager
+def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Without gradients of their own, of which a backward pass would leave some behind."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

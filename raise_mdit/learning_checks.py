@@ -1,0 +1,115 @@
+"""Whether the settings of learned policies fit each other and have an effect.
+
+Each check takes a config whose keys are valid by themselves and gives its faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from raise_mdit.config import (
+    ExperimentConfig,
+    FullConfig,
+    LearnerConfig,
+    LoraConfig,
+    PpoConfig,
+    Section,
+)
+from raise_mdit.yaml_document import Fault, Location
+
+
+def learning_faults(config: ExperimentConfig) -> Iterator[Fault]:
+    """Everything that does not fit about learning a policy."""
+    for check in (_ppo, _without_effect, _reward, _tier):
+        yield from check(config)
+
+
+def _ppo(config: ExperimentConfig) -> Iterator[Fault]:
+    for index, policy in enumerate(config.policies):
+        if isinstance(policy, PpoConfig):
+            yield from _episodes(policy, ("policies", index))
+            yield from _minibatches(policy, ("policies", index), config.environment.budget.steps)
+            yield from _parallel(policy, ("policies", index), config)
+
+
+def _episodes(policy: PpoConfig, where: Location) -> Iterator[Fault]:
+    episodes, group = policy.episodes, policy.episodes_per_update
+    if episodes % group:
+        below = episodes // group * group
+        fits = " or ".join(str(number) for number in (below, below + group) if number)
+        message = f"episodes {episodes} should be a multiple of episodes_per_update {group}: {fits}"
+        yield Fault((*where, _written(policy, "episodes", "episodes_per_update")), message)
+
+
+def _minibatches(policy: PpoConfig, where: Location, steps: int | None) -> Iterator[Fault]:
+    if steps is None:
+        return
+    collected = policy.episodes_per_update * steps
+    most = collected // 2  # advantages are normalised within a minibatch, so one step is too few
+    if policy.minibatches > most:
+        message = (
+            f"minibatches {policy.minibatches} should not exceed {most}, half of the {collected} "
+            f"steps of an update ({policy.episodes_per_update} episodes of {steps})"
+        )
+        yield Fault((*where, _written(policy, "minibatches", "episodes_per_update")), message)
+
+
+def _written(section: Section, *keys: str) -> str:
+    """The first of the keys that was not left to its default."""
+    return next((key for key in keys if key in section.model_fields_set), keys[0])
+
+
+def _parallel(policy: PpoConfig, where: Location, config: ExperimentConfig) -> Iterator[Fault]:
+    together, group = policy.parallel_episodes, policy.episodes_per_update
+    if together == 1:
+        return
+    key = (*where, "parallel_episodes")
+    if group % together:
+        fits = [str(number) for number in range(1, group + 1) if group % number == 0]
+        message = f"parallel_episodes {together} should divide episodes_per_update {group}"
+        yield Fault(key, f"{message}: {', '.join(fits)}")
+    if config.features.tier == "gradient":
+        message = "fine-tunings that step together have no gradient alignment yet; write 1 here"
+        yield Fault(key, f"{message}, or another features.tier")
+    reason = _why_not_stacked(config.proxy_learner or config.learner)
+    if reason:
+        yield Fault(key, f"fine-tunings can step together only if {reason}; write 1 here")
+
+
+def _why_not_stacked(learner: LearnerConfig) -> str | None:
+    match learner.trainable:
+        case FullConfig():
+            return "they share frozen layers (trainable kind `top_layers` or `lora`)"
+        case LoraConfig(dropout=dropout) if dropout > 0:
+            return "there is no dropout, which would be drawn differently (lora.dropout 0)"
+    return None
+
+
+def _without_effect(config: ExperimentConfig) -> Iterator[Fault]:
+    """Settings that only a policy which learns would use."""
+    if any(isinstance(policy, PpoConfig) for policy in config.policies):
+        return
+    for key in ("proxy_learner", "reward"):
+        if key in config.model_fields_set and getattr(config, key) is not None:
+            yield Fault((key,), "has no effect: no policy learns; add `- kind: ppo` or remove it")
+
+
+def _reward(config: ExperimentConfig) -> Iterator[Fault]:
+    steps, every = config.environment.budget.steps, config.reward.every
+    if steps is not None and every > steps:
+        message = f"should not exceed the steps of an episode, got {every}, allowed: up to {steps}"
+        yield Fault(("reward", "every"), message)
+    shares = config.data.reward_validation
+    if config.reward.items is None or any(share.rows == "all" for share in shares):
+        return
+    most = sum(int(share.rows) for share in shares)
+    if config.reward.items > most:
+        message = f"should not exceed data.reward_validation, got {config.reward.items}"
+        yield Fault(("reward", "items"), f"{message}, allowed: up to {most}")
+
+
+def _tier(config: ExperimentConfig) -> Iterator[Fault]:
+    features = config.features
+    if features.auxiliary_model is not None and features.tier != "model":
+        message = f"has no effect with tier `{features.tier}`; write `tier: model` or remove it"
+        yield Fault(("features", "auxiliary_model"), message)

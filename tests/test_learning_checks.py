@@ -1,0 +1,166 @@
+"""Settings of learned policies that do not fit each other or have no effect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raise_mdit.config import ExperimentConfig
+from raise_mdit.learning_checks import learning_faults
+
+Fields = dict[str, Any]  # an experiment before validation
+
+LORA = {"kind": "lora", "rank": 4}
+DROPPED = {"trainable": {**LORA, "dropout": 0.1}}
+FULL = {"trainable": {"kind": "full"}}
+TOGETHER = "policies.0.parallel_episodes"
+NO_GRADIENT = (
+    "fine-tunings that step together have no gradient alignment yet; write 1 here, or another "
+    "features.tier"
+)
+NOT_SHARED = (
+    "fine-tunings can step together only if they share frozen layers (trainable kind `top_layers` "
+    "or `lora`); write 1 here"
+)
+DRAWN = (
+    "fine-tunings can step together only if there is no dropout, which would be drawn differently "
+    "(lora.dropout 0); write 1 here"
+)
+NO_EFFECT = "has no effect: no policy learns; add `- kind: ppo` or remove it"
+
+
+def experiment(*, policy: Fields | None = None, **others: Any) -> Fields:  # any section
+    """A consistent experiment in which a policy learns, with some keys changed."""
+    return {
+        "name": "checks",
+        "data": {
+            "sources": ({"name": "tasks", "kind": "playground"},),
+            "pool": ({"source": "tasks", "rows": 60},),
+            "reward_validation": ({"source": "tasks", "rows": 16}, {"source": "tasks", "rows": 4}),
+            "test": ({"source": "tasks"},),
+        },
+        "environment": {"window": 32, "batch_size": 10, "budget": {"steps": 10}},
+        "policies": ({"kind": "ppo", **(policy or {})}, {"kind": "base"}),
+        **others,
+    }
+
+
+def without_learning(**others: Any) -> Fields:  # any section
+    return {**experiment(), "policies": ({"kind": "random"},), **others}
+
+
+def faults(fields: Fields) -> list[tuple[str, str]]:
+    """Dotted keys and messages."""
+    found = learning_faults(ExperimentConfig.model_validate(fields))
+    return [(".".join(map(str, fault.where)), fault.message) for fault in found]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        experiment(),
+        experiment(policy={"episodes": 8, "parallel_episodes": 2}),
+        experiment(policy={"parallel_episodes": 4}, learner={"trainable": LORA}),
+        experiment(policy={"parallel_episodes": 4}, learner=FULL, proxy_learner={}),
+        experiment(policy={"parallel_episodes": 1}, learner=FULL, features={"tier": "gradient"}),
+        experiment(reward={"every": 10, "items": 20, "control_episodes": 4}),
+        experiment(features={"tier": "model", "auxiliary_model": "owner/model"}),
+        experiment(environment={"budget": {"tokens": 100}}, reward={"every": 10**6}),
+        experiment(environment={"budget": {"tokens": 100}}, policy={"minibatches": 10**6}),
+        without_learning(),
+        without_learning(proxy_learner=None),
+    ],
+)
+def test_settings_that_fit_have_no_faults(fields: Fields) -> None:
+    assert faults(fields) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "key", "message"),
+    [
+        (
+            {"episodes": 10},
+            "episodes",
+            "episodes 10 should be a multiple of episodes_per_update 4: 8 or 12",
+        ),
+        (
+            {"episodes": 3},
+            "episodes",
+            "episodes 3 should be a multiple of episodes_per_update 4: 4",
+        ),
+        (
+            {"episodes_per_update": 5},
+            "episodes_per_update",
+            "episodes 48 should be a multiple of episodes_per_update 5: 45 or 50",
+        ),
+        (
+            {"minibatches": 21},
+            "minibatches",
+            "minibatches 21 should not exceed 20, half of the 40 steps of an update (4 episodes "
+            "of 10)",
+        ),
+        (
+            {"episodes_per_update": 6, "parallel_episodes": 4},
+            "parallel_episodes",
+            "parallel_episodes 4 should divide episodes_per_update 6: 1, 2, 3, 6",
+        ),
+    ],
+)
+def test_what_a_policy_collects_comes_in_whole_parts(
+    policy: Fields, key: str, message: str
+) -> None:
+    fields = experiment(policy=policy)
+    fields["policies"] = fields["policies"][::-1]
+    assert faults(fields) == [(f"policies.1.{key}", message)]
+
+
+@pytest.mark.parametrize(
+    ("sections", "messages"),
+    [
+        ({"features": {"tier": "gradient"}}, [NO_GRADIENT]),
+        ({"learner": FULL}, [NOT_SHARED]),
+        ({"learner": DROPPED}, [DRAWN]),
+        ({"proxy_learner": FULL}, [NOT_SHARED]),
+        ({"learner": {"trainable": LORA}, "proxy_learner": DROPPED}, [DRAWN]),
+        ({"learner": FULL, "features": {"tier": "gradient"}}, [NO_GRADIENT, NOT_SHARED]),
+    ],
+)
+def test_only_stacked_fine_tunings_step_together(sections: Fields, messages: list[str]) -> None:
+    fields = experiment(policy={"parallel_episodes": 2}, **sections)
+    assert faults(fields) == [(TOGETHER, message) for message in messages]
+
+
+@pytest.mark.parametrize("sections", [{"proxy_learner": {}}, {"reward": {}}])
+def test_what_only_a_policy_that_learns_would_use_has_no_effect(sections: Fields) -> None:
+    assert faults(without_learning(**sections)) == [(key, NO_EFFECT) for key in sections]
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "message"),
+    [
+        (
+            {"reward": {"every": 11}},
+            "reward.every",
+            "should not exceed the steps of an episode, got 11, allowed: up to 10",
+        ),
+        (
+            {"reward": {"items": 21}},
+            "reward.items",
+            "should not exceed data.reward_validation, got 21, allowed: up to 20",
+        ),
+        (
+            {"features": {"auxiliary_model": "owner/model"}},
+            "features.auxiliary_model",
+            "has no effect with tier `cheap`; write `tier: model` or remove it",
+        ),
+    ],
+)
+def test_settings_stay_within_the_others(sections: Fields, key: str, message: str) -> None:
+    assert faults(experiment(**sections)) == [(key, message)]
+
+
+def test_reward_items_of_all_rows_are_checked_with_the_data() -> None:
+    fields = experiment(reward={"items": 10**6})
+    fields["data"]["reward_validation"] = ({"source": "tasks", "rows": "all"},)
+    assert faults(fields) == []
