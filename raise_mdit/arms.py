@@ -105,7 +105,8 @@ class _Final:
     """The final fine-tuning as it goes on."""
 
     losses: list[float]
-    """On reward-validation, before the first step and after each."""
+    """On reward-validation, before the first step and after each; where a step is not measured, the
+    last one that was."""
     batches: list[NDArray[np.int64]] = field(default_factory=list)
     """Pool rows of each step."""
     tokens: int = 0
@@ -270,15 +271,17 @@ class _Running:
 
 
 def _step_record(final: _Final, info: Mapping[str, Any]) -> dict[str, float | int]:
-    return {
+    record = {
         tracking.TUNING_STEP: len(final.batches),
         tracking.TUNING_LOSS: info["loss"],
         tracking.TUNING_TOKENS: final.tokens,
         tracking.TUNING_SECONDS: info["seconds"],
-        tracking.REWARD_VALIDATION_LOSS: info["validation_loss"],
         tracking.REWARD_GAIN: info["gain"],
         tracking.BUDGET_SHARE_SPENT: info["budget_share"],
     }
+    if info["measured"]:
+        record[tracking.REWARD_VALIDATION_LOSS] = info["validation_loss"]
+    return record
 
 
 def _group_counts(preparation: Preparation, rows: NDArray[np.int64]) -> dict[str, int]:

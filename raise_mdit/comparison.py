@@ -95,8 +95,9 @@ def cost_of_choosing(arms: Sequence[ArmResult], full_training: Cost) -> tuple[st
             shares.setdefault(arm.policy, []).append(spent / full_training.flops)
     return tuple(
         f"Learning what to pick cost {policy} {_mean(values):.2f} of one full-data training in "
-        f"FLOPs (features, frozen layers, policy training and rewards; 3 epochs of the same pool "
-        f"with LoRA through the whole model are {full_training.flops / 1e12:,.0f} TFLOP)."
+        f"FLOPs (features, proxy check, frozen layers, policy training and rewards; 3 epochs of "
+        f"the same pool with LoRA through the whole model are {full_training.flops / 1e12:,.1f} "
+        "TFLOP)."
         for policy, values in shares.items()
     )
 

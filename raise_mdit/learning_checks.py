@@ -86,9 +86,15 @@ def _why_not_stacked(learner: LearnerConfig) -> str | None:
 
 
 def _without_effect(config: ExperimentConfig) -> Iterator[Fault]:
-    """Settings that only a policy which learns would use."""
+    """Settings that only a policy which learns would use, and a proxy that is none."""
     if any(isinstance(policy, PpoConfig) for policy in config.policies):
+        if config.proxy_learner == config.learner:
+            message = "has no effect: it equals `learner`; change or remove it"
+            yield Fault(("proxy_learner",), message)
         return
+    if config.features.tier == "gradient":
+        message = "has no effect: no policy learns from it; add `- kind: ppo` or write `cheap`"
+        yield Fault(("features", "tier"), message)
     for key in ("proxy_learner", "reward"):
         if key in config.model_fields_set and getattr(config, key) is not None:
             yield Fault((key,), "has no effect: no policy learns; add `- kind: ppo` or remove it")

@@ -70,9 +70,20 @@ class Bars:
         self._progress.console.print(sentence, markup=False, highlight=False, emoji=False)
 
 
-def progress_for(console: Console) -> Bars | Silent:
-    """Bars on a terminal, silence elsewhere."""
-    return Bars(console) if console.is_terminal else Silent()
+class NotesOnly(Silent):
+    """Prints what is worth knowing, without bars: for a pipe or a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def note(self, sentence: str) -> None:
+        """Print a line."""
+        self._console.print(sentence, markup=False, highlight=False, emoji=False)
+
+
+def progress_for(console: Console) -> Bars | NotesOnly:
+    """Bars on a terminal, notes alone elsewhere."""
+    return Bars(console) if console.is_terminal else NotesOnly(console)
 
 
 def results_table(summaries: Sequence[PolicySummary]) -> Table:

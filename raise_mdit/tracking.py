@@ -47,7 +47,8 @@ METRICS: Mapping[str, str] = {
     TUNING_LOSS: "mean loss per scored token of the batch, before the step, in nats",
     TUNING_TOKENS: "tokens trained on so far, without padding",
     TUNING_SECONDS: "wall-clock time of the step, in seconds",
-    REWARD_VALIDATION_LOSS: "loss on reward-validation after the step, in nats per scored token",
+    REWARD_VALIDATION_LOSS: "loss on reward-validation after a step that is measured, in nats per "
+    "scored token",
     REWARD_GAIN: "reward of the step: fall of that loss as a share of its value before training",
     BUDGET_SHARE_SPENT: "part of the budget used so far, from 0 to 1",
     ROLLOUT_EPISODE: "learning episodes so far",

@@ -164,3 +164,18 @@ def test_reward_items_of_all_rows_are_checked_with_the_data() -> None:
     fields = experiment(reward={"items": 10**6})
     fields["data"]["reward_validation"] = ({"source": "tasks", "rows": "all"},)
     assert faults(fields) == []
+
+
+def test_a_proxy_that_equals_the_learner_has_no_effect() -> None:
+    assert faults(experiment(proxy_learner={})) == [
+        ("proxy_learner", "has no effect: it equals `learner`; change or remove it")
+    ]
+
+
+def test_gradients_that_no_policy_learns_from_have_no_effect() -> None:
+    assert faults(without_learning(features={"tier": "gradient"})) == [
+        (
+            "features.tier",
+            "has no effect: no policy learns from it; add `- kind: ppo` or write `cheap`",
+        )
+    ]

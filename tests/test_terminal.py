@@ -14,7 +14,7 @@ from raise_mdit.comparison import ArmResult, summarise
 from raise_mdit.core import Cost
 from raise_mdit.progress import Silent
 from raise_mdit.statistics import student_interval
-from raise_mdit.terminal import Bars, progress_for, results_table
+from raise_mdit.terminal import Bars, NotesOnly, progress_for, results_table
 
 CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
@@ -266,7 +266,13 @@ def test_bars_are_for_terminals_and_silence_is_for_the_rest(terminal: Console) -
     pipe = Console(file=io.StringIO())
 
     assert isinstance(progress_for(terminal), Bars)
-    assert isinstance(progress_for(pipe), Silent)
+    elsewhere = progress_for(pipe)
+    assert isinstance(elsewhere, NotesOnly)
+    elsewhere.start("learning", 3)
+    elsewhere.note("[worth] knowing")
+    elsewhere.finish()
+    assert isinstance(pipe.file, io.StringIO)
+    assert pipe.file.getvalue() == "[worth] knowing\n"
 
 
 def test_silence_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
