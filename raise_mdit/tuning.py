@@ -21,7 +21,7 @@ from raise_mdit.learners.flops import whole_lora_flops
 from raise_mdit.learners.forward import LayeredForward, Precision
 from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.learners.stacked import StackedCausalLmLearners, build_stacked_learners
-from raise_mdit.learners.trunk_store import StoreSection, TrunkStore, trunk_fingerprint
+from raise_mdit.learners.trunk_store import TrunkStore, sections_of
 from raise_mdit.progress import Progress
 
 FULL_TRAINING_RANK = 8
@@ -46,7 +46,12 @@ class Tuning:
     ) -> None:
         self._pretrained = pretrained
         self._precision: Precision = precision
-        self._store = store
+        self._sections = sections_of(
+            store,
+            model_digest=pretrained.digest,
+            precision=precision,
+            device_type=pretrained.model.device.type,
+        )
         self._seed = config.data.seed
         self._policy_config = config.proxy_learner or config.learner
         layers = LayeredForward(pretrained.model, split=0, precision=precision).layers
@@ -78,7 +83,7 @@ class Tuning:
                 num_learners=num_learners,
                 precision=self._precision,
                 seed=self._seed,
-                store=self._section,
+                store=self._sections,
             )
         learners = self._stacked[num_learners]
         for index in range(num_learners):  # who used them may have stopped within an episode
@@ -130,17 +135,8 @@ class Tuning:
 
     def _build(self, model: PreTrainedModel, config: LearnerConfig) -> CausalLmLearner:
         return build_learner(
-            model, config, precision=self._precision, seed=self._seed, store=self._section
+            model, config, precision=self._precision, seed=self._seed, store=self._sections
         )
-
-    def _section(self, split: int) -> StoreSection:
-        fingerprint = trunk_fingerprint(
-            model_digest=self._pretrained.digest,
-            split=split,
-            precision=self._precision,
-            device_type=self._pretrained.model.device.type,
-        )
-        return self._store.section(fingerprint)
 
     def _copy(self) -> PreTrainedModel:
         assert self._untouched is not None, "a copy was made before the model was changed"

@@ -18,7 +18,7 @@ from raise_mdit.learners.forward import LayeredForward
 from raise_mdit.learners.pretrained import Pretrained, load_pretrained
 from raise_mdit.learners.stacked import StackedCausalLmLearners, build_stacked_learners
 from raise_mdit.learners.trainable import make_trainable
-from raise_mdit.learners.trunk_store import StoreSection, TrunkStore, trunk_fingerprint
+from raise_mdit.learners.trunk_store import TrunkStore, sections_of
 
 Trained = Literal["lora", "top_layers"]
 
@@ -63,24 +63,18 @@ def cached_learner(setting: Setting, config: LearnerConfig) -> Iterator[CausalLm
     """One whose frozen layers are computed once for each row; no state is there at first."""
     pretrained = _pretrained(setting)
     with TemporaryDirectory(dir=setting.scratch) as folder:
-        store = TrunkStore(Path(folder), max_bytes=STORE_BYTES)
-
-        def section(split: int) -> StoreSection:
-            return store.section(
-                trunk_fingerprint(
-                    model_digest=pretrained.digest,
-                    split=split,
-                    precision=setting.precision,
-                    device_type=pretrained.model.device.type,
-                )
-            )
-
+        sections = sections_of(
+            TrunkStore(Path(folder), max_bytes=STORE_BYTES),
+            model_digest=pretrained.digest,
+            precision=setting.precision,
+            device_type=pretrained.model.device.type,
+        )
         yield build_learner(
             pretrained.model,
             config,
             precision=setting.precision,
             seed=setting.sizes.seed,
-            store=section,
+            store=sections,
         )
 
 

@@ -31,7 +31,7 @@ from raise_mdit.learners.batches import Batch, collate, length_sorted_batches
 from raise_mdit.learners.causal_lm import EVALUATION_TOKENS, CausalLmLearner
 from raise_mdit.learners.flops import PartFlops
 from raise_mdit.learners.trainable import TrainablePart
-from raise_mdit.learners.trunk_cache import TrunkCache
+from raise_mdit.learners.trunk_cache import TrunkCache, final_states
 
 Subspace = Literal["last_layer", "last_linear"]
 """Whose weight matrices are differentiated: all linear modules of the last decoder layer, or only
@@ -124,18 +124,10 @@ class GradientAlignment:
             group = [rows[i] for i in indices]
             batch = collate(group, device=forward.device)
             with _frozen(self._part.parameters), self._tapped() as tape:
-                final_BTH, owed = self._final(group, batch)
+                final_BTH, owed = final_states(forward, self._cache, group, batch)
                 losses.backward(forward, final_BTH, _over(batch, masses[indices]), label_mass=1.0)
             cost = owed.plus(self._cost(group, batch, tape.backward_entries))
             yield _Reading(indices, tape.taps, cost)
-
-    def _final(self, rows: list[EncodedRow], batch: Batch) -> tuple[torch.Tensor, Cost]:
-        """Final hidden states, and what is owed for layers below those that are trained."""
-        forward = self._part.forward
-        if self._cache is None:
-            return forward.final(forward.embed(batch), from_split=False), Cost()
-        states_BTH, owed = self._cache.states(rows)
-        return forward.final(states_BTH, from_split=True), owed
 
     @contextmanager
     def _tapped(self) -> Iterator[_Tape]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from raise_mdit.learners.batches import Batch, collate, length_buckets, length_s
 from raise_mdit.learners.flops import PartFlops, flops_model, part_flops
 from raise_mdit.learners.forward import LayeredForward, Precision
 from raise_mdit.learners.trainable import TrainablePart, make_trainable
-from raise_mdit.learners.trunk_cache import TrunkCache, trunk_cache
+from raise_mdit.learners.trunk_cache import TrunkCache, final_states, trunk_cache
 from raise_mdit.learners.trunk_store import SectionOf
 
 EVALUATION_TOKENS = 2048
@@ -34,8 +33,6 @@ EVALUATION_TOKENS = 2048
 BUCKET_OVERHEAD = {"cpu": 32, "cuda": 4096}
 """What another group of rows costs besides its tokens, in tokens: on two cores about as long as
 reading the weights once more; on a GPU launches cost more than padding saves."""
-
-Decay = Literal["constant", "linear", "cosine"]
 
 
 class CausalLmLearner:
@@ -148,10 +145,8 @@ class CausalLmLearner:
         forward = self._part.forward
         batch = collate(rows, device=forward.device)
         forward.set_training(training)
-        if self._cache is None:
-            return forward.final(forward.embed(batch), from_split=False), batch, Cost()
-        states_BTH, owed = self._cache.states(rows)
-        return forward.final(states_BTH, from_split=True), batch, owed
+        final_BTH, owed = final_states(forward, self._cache, rows, batch)
+        return final_BTH, batch, owed
 
 
 def build_learner(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from raise_mdit.core import Cost, EncodedRow
-from raise_mdit.learners.batches import collate, length_sorted_batches
+from raise_mdit.learners.batches import Batch, collate, length_sorted_batches
 from raise_mdit.learners.flops import FlopsModel
 from raise_mdit.learners.forward import LayeredForward
 from raise_mdit.learners.trunk_store import SectionOf, StoreSection, row_key
@@ -64,17 +64,12 @@ class TrunkCache:
 
     def states(self, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, Cost]:
         """States of the rows, float32 [B, T, H] padded with zeros, and what is owed for them."""
-        return self.read(rows), self.charge(rows)
+        keys = [row_key(row) for row in rows]
+        return self._padded(keys, rows), self._charge(dict(zip(keys, rows, strict=True)), 0)
 
     def read(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """The same states, charged to nobody."""
-        keys = [row_key(row) for row in rows]
-        found = self._look_up(keys)
-        absent = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
-        for computed in self._compute(absent):
-            found |= computed
-        parts = [found[key].float() for key in keys]
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        return self._padded([row_key(row) for row in rows], rows)
 
     def charge(self, rows: Sequence[EncodedRow], *, account: int = 0) -> Cost:
         """What an account owes for rows that it has not paid for."""
@@ -96,6 +91,14 @@ class TrunkCache:
         for computed in self._compute(absent):
             advance(len(computed))
         return self._charge(by_key, 0)._replace(seconds=time.perf_counter() - started)
+
+    def _padded(self, keys: Sequence[str], rows: Sequence[EncodedRow]) -> torch.Tensor:
+        found = self._look_up(keys)
+        absent = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
+        for computed in self._compute(absent):
+            found |= computed
+        parts = [found[key].float() for key in keys]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
     def _look_up(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
@@ -154,3 +157,20 @@ def trunk_cache(
         return None
     section = None if store is None else store(forward.split)
     return TrunkCache(forward, flops, store=section)
+
+
+def final_states(
+    forward: LayeredForward, cache: TrunkCache | None, rows: Sequence[EncodedRow], batch: Batch
+) -> tuple[torch.Tensor, Cost]:
+    """Final hidden states [B, T, H] of a batch, and what is owed for the frozen layers.
+
+    Args:
+        forward: Of the learner.
+        cache: Of what lies below its split; None computes every layer.
+        rows: The rows of ``batch``.
+        batch: Where they were collated.
+    """
+    if cache is None:
+        return forward.final(forward.embed(batch), from_split=False), Cost()
+    states_BTH, owed = cache.states(rows)
+    return forward.final(states_BTH, from_split=True), owed

@@ -222,6 +222,27 @@ def trunk_fingerprint(*, model_digest: str, split: int, precision: str, device_t
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
+def sections_of(
+    store: TrunkStore, *, model_digest: str, precision: str, device_type: str
+) -> SectionOf:
+    """The parts of a store for one model, by how many of its layers are frozen.
+
+    Args:
+        store: Shared by all models.
+        model_digest: As for :func:`trunk_fingerprint`, as are the others.
+        precision: Arithmetic of the passes.
+        device_type: `cpu` or `cuda`.
+    """
+
+    def section(split: int) -> StoreSection:
+        fingerprint = trunk_fingerprint(
+            model_digest=model_digest, split=split, precision=precision, device_type=device_type
+        )
+        return store.section(fingerprint)
+
+    return section
+
+
 def row_key(row: EncodedRow) -> str:
     """Hash of what determines a row's states: its ids, its partner's and their mix.
 
