@@ -26,9 +26,19 @@ Order = Callable[[Observation], NDArray[np.int64]]
 class StaticPolicy:
     """Picks the k slots that come first in a given order, least used candidates before others."""
 
-    def __init__(self, order: Order, *, num_picks: int) -> None:
+    def __init__(
+        self, order: Order, *, num_picks: int, allowed: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Take the order.
+
+        Args:
+            order: Of the slots of a window.
+            num_picks: k.
+            allowed: [N] whether a candidate of the pool may be picked; None allows all.
+        """
         self._order = order
         self._num_picks = num_picks
+        self._allowed = allowed
 
     def predict(
         self,
@@ -47,7 +57,10 @@ class StaticPolicy:
     def _pick(self, observation: Observation) -> NDArray[np.int64]:
         """Slots by mask, then by how often they were used, then by the order."""
         order = self._order(observation)
-        slots = np.lexsort((order, observation["selected"], 1 - observation["mask"]))
+        barred = observation["mask"] == 0
+        if self._allowed is not None:
+            barred |= ~self._allowed[observation["window"]]
+        slots = np.lexsort((order, observation["selected"], barred))
         return slots[: self._num_picks].astype(np.int64)
 
 
@@ -61,10 +74,21 @@ def ranked_policy(ranks: NDArray[np.int64], *, num_picks: int) -> StaticPolicy:
     return StaticPolicy(lambda observation: ranks[observation["window"]], num_picks=num_picks)
 
 
-def random_policy(rng: np.random.Generator, *, num_picks: int) -> StaticPolicy:
-    """Picks uniformly, without replacement over an episode."""
+def random_policy(
+    rng: np.random.Generator, *, num_picks: int, allowed: NDArray[np.bool_] | None = None
+) -> StaticPolicy:
+    """Picks uniformly, without replacement over an episode.
+
+    Args:
+        rng: Of the picks.
+        num_picks: k.
+        allowed: [N] whether a candidate of the pool may be picked; None allows all. Windows hold at
+            least k of these.
+    """
     return StaticPolicy(
-        lambda observation: rng.permutation(len(observation["window"])), num_picks=num_picks
+        lambda observation: rng.permutation(len(observation["window"])),
+        num_picks=num_picks,
+        allowed=allowed,
     )
 
 

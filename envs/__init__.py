@@ -7,7 +7,7 @@ the arguments of :class:`InstructionSelectionEnv`. Many learners at once are in
 
 import gymnasium
 
-from raise_mdit.envs.episode import TrainingPool
+from raise_mdit.envs.episode import Renewal, TrainingPool
 from raise_mdit.envs.instruction_selection import InstructionSelectionEnv
 
 ENVIRONMENT_ID = "raise_mdit/InstructionSelection-v0"
@@ -18,4 +18,4 @@ if ENVIRONMENT_ID not in gymnasium.registry:
         entry_point="raise_mdit.envs.instruction_selection:InstructionSelectionEnv",
     )
 
-__all__ = ["ENVIRONMENT_ID", "InstructionSelectionEnv", "TrainingPool"]
+__all__ = ["ENVIRONMENT_ID", "InstructionSelectionEnv", "Renewal", "TrainingPool"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,52 @@ from raise_mdit.ledger import Ledger, Purpose
 FAILURE_REWARD = -1.0
 """Reward of a step that breaks the model: as bad as doubling the validation loss."""
 
+KEPT_SAMPLERS = 64
+"""Generations whose strata are kept; learners that step together may each be in another."""
+
 Signal = Callable[[Sequence[EncodedRow]], tuple[NDArray[np.float32], Cost]]
 """One number for each row of a window under the present model, and what that cost."""
 
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 """Observation, reward, terminated, truncated and information, as Gymnasium orders them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Renewal:
+    """Which candidates are on offer when: some always, some by generations that take turns."""
+
+    generations: NDArray[np.int64]
+    """[N] generation of each candidate, ascending; those of generation 0 are always on offer."""
+    per_episode: int
+    """Generations that an episode goes through."""
+    steps: int | None = None
+    """Steps of each; None where one lasts for an episode."""
+
+    def __post_init__(self) -> None:
+        """Refuse what :meth:`rows` could not tell apart."""
+        if (np.diff(self.generations) < 0).any():
+            raise ValueError("candidates stand in the order of their generations")
+
+    def generation(self, *, episode: int, step: int) -> int:
+        """Which one is on offer, besides 0: each episode begins where the last one left off.
+
+        Args:
+            episode: Number of the episode, from 0.
+            step: Number of the step, from 0.
+        """
+        within = 0 if self.steps is None else min(step // self.steps, self.per_episode - 1)
+        return 1 + (episode * self.per_episode + within) % int(self.generations[-1])
+
+    def rows(self, generation: int) -> NDArray[np.int64]:
+        """Pool rows that are on offer with a generation, ascending."""
+        ends = np.searchsorted(self.generations, [1, generation, generation + 1])
+        return np.concatenate([np.arange(ends[0]), np.arange(ends[1], ends[2])])
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many candidates are on offer with each generation, from 1."""
+        counts = np.bincount(self.generations)
+        return np.asarray(counts[0] + counts[1:], np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +93,27 @@ class TrainingPool:
     """[N, F] unchanging features."""
     strata: NDArray[np.int64]
     """[N] from which windows are drawn evenly."""
+    renewal: Renewal | None = None
+    """None where all candidates are always on offer."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def least_offered(self) -> int:
+        """The fewest candidates that are on offer at once."""
+        return len(self) if self.renewal is None else int(self.renewal.sizes.min())
+
+    @property
+    def most_offered(self) -> int:
+        """The most candidates that are on offer at once."""
+        return len(self) if self.renewal is None else int(self.renewal.sizes.max())
+
+    def offered(self, *, episode: int, step: int) -> NDArray[np.int64]:
+        """Rows on offer at a step of an episode, both counted from 0."""
+        if self.renewal is None:
+            return np.arange(len(self))
+        return self.renewal.rows(self.renewal.generation(episode=episode, step=step))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,11 +132,11 @@ class EpisodeRules:
     signal_purpose: Purpose
 
     def __post_init__(self) -> None:
-        num_offered = min(self.num_slots, len(self.pool))
+        num_offered = min(self.num_slots, self.pool.least_offered)
         if self.batch_size > num_offered:
             raise ValueError(
                 f"batch_size {self.batch_size} is more than the {num_offered} candidates "
-                f"of a window (window {self.num_slots}, pool {len(self.pool)})"
+                f"of a window (window {self.num_slots}, on offer {self.pool.least_offered})"
             )
         if self.reward_every < 1:
             raise ValueError(f"reward_every is at least 1 step, got {self.reward_every}")
@@ -85,7 +144,7 @@ class EpisodeRules:
     @property
     def num_slots(self) -> int:
         """W."""
-        return len(self.pool) if self.window is None else self.window
+        return self.pool.most_offered if self.window is None else self.window
 
     def action_space(self) -> DistinctSlots:
         """The space of actions."""
@@ -96,11 +155,15 @@ class EpisodeRules:
         num_features = self.pool.features.shape[1] + int(with_signal)
         return observation_space(self.num_slots, num_features, len(self.pool))
 
-    def draw_window(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Pool rows to offer."""
+    def draw_window(
+        self, rng: np.random.Generator, *, episode: int, step: int
+    ) -> NDArray[np.int64]:
+        """Pool rows to offer at a step of an episode, both counted from 0."""
         if self.window is None:
-            return np.arange(len(self.pool))
-        return self._sampler.draw(self.window, rng)
+            return self.pool.offered(episode=episode, step=step)
+        renewal = self.pool.renewal
+        generation = 0 if renewal is None else renewal.generation(episode=episode, step=step)
+        return self._sampler(generation).draw(self.window, rng)
 
     def control_of(self, step: int, *, is_last: bool) -> float:
         """What is subtracted from the reward of a step, counted from 1.
@@ -115,8 +178,14 @@ class EpisodeRules:
         return float((rest if is_last else rest[:1]).sum(dtype=np.float64))
 
     @cached_property
-    def _sampler(self) -> WindowSampler:
-        return WindowSampler(self.pool.strata)
+    def _sampler(self) -> Callable[[int], WindowSampler]:
+        """Makes the sampler of a generation, and keeps those that learners are in now."""
+        return lru_cache(maxsize=KEPT_SAMPLERS)(self._make_sampler)
+
+    def _make_sampler(self, generation: int) -> WindowSampler:
+        if self.pool.renewal is None:
+            return WindowSampler(self.pool.strata)
+        return WindowSampler(self.pool.strata, self.pool.renewal.rows(generation))
 
 
 class Episode:
@@ -126,6 +195,7 @@ class Episode:
         self,
         rules: EpisodeRules,
         *,
+        number: int,
         base_loss: float,
         rng: np.random.Generator,
         signal: Signal | None,
@@ -134,11 +204,13 @@ class Episode:
 
         Args:
             rules: Of the environment.
+            number: Which episode this is, from 0: candidates are renewed by it.
             base_loss: Reward-validation loss of the base model.
             rng: Of the windows.
             signal: Asked about each window that is picked from.
         """
         self._rules = rules
+        self._number = number
         self._base_loss = base_loss
         self._rng = rng
         self._signal = signal
@@ -268,7 +340,7 @@ class Episode:
 
     def _offer_window(self) -> None:
         """Draw a window; its signal belongs to the cost of the step that picks from it."""
-        self._window = self._rules.draw_window(self._rng)
+        self._window = self._rules.draw_window(self._rng, episode=self._number, step=self._steps)
         self._signal_values = None if self._signal is None else self._ask(self._signal)
 
     def _ask(self, signal: Signal) -> NDArray[np.float32]:

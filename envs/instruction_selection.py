@@ -40,7 +40,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     | key | type | shape | meaning |
     | --- | --- | --- | --- |
     | candidates | float32 | [W, F] | features of each slot's candidate: the pool's, then `signal` |
-    | context | float32 | [6] | `raise_mdit.envs.observation.CONTEXT`: the stage |
+    | context | float32 | [7] | `raise_mdit.envs.observation.CONTEXT`: the stage |
     | selected | float32 | [W] | how often the candidate was picked in this episode |
     | mask | int8 | [W] | 1 where the slot holds a candidate |
     | window | int64 | [W] | pool row of each slot; meaningless where masked |
@@ -48,6 +48,9 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     W candidates are drawn anew at each step, as many from each stratum (kind and cluster) as from
     any other, so that a step costs the same whatever the size of the pool. With ``window=None``
     every candidate is offered, in pool order.
+
+    Where the pool has a ``renewal``, synthesised candidates are on offer in their turn: the
+    environment counts its episodes, and each goes on to the next generations.
 
     With ``signal``, the last column of `candidates` says how it rates each slot's candidate under
     the present model: mean 0 and standard deviation 1 over the window, cut off at 5. It is 0 where
@@ -95,10 +98,11 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     - ``reward_every``: steps between two measurements of the validation loss.
     - ``control``: [T] mean reward at each step under random picks, with the same ``reward_every``.
     - ``signal``: gives one number for each row of a window, unmasked ones only, and its cost.
+    - ``first_episode``: number of the first episode, by which candidates are renewed.
 
     ## Version history
-    - v0: first version. ``reward_every``, ``control`` and ``signal`` were added later; without
-      them, every window, observation and reward is as before.
+    - v0: first version. ``reward_every``, ``control``, ``signal`` and the pool's ``renewal`` were
+      added later; without them, every window, observation and reward is as before.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # Gymnasium's own declaration
@@ -119,6 +123,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         reward_every: int = 1,
         control: NDArray[np.float32] | None = None,
         signal: Signal | None = None,
+        first_episode: int = 0,
     ) -> None:
         self._rules = EpisodeRules(
             pool=pool,
@@ -136,6 +141,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._start = learner.snapshot()
         self._reward_validation = reward_validation
         self._signal = signal
+        self._next_episode = first_episode
         self._base_loss: float | None = None
         self._episode: Episode | None = None
         self.action_space = self._rules.action_space()
@@ -160,8 +166,13 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             self._rules.ledger.charge(self._rules.evaluation_purpose, evaluation.cost)
             self._base_loss = evaluation.loss
         self._episode = Episode(
-            self._rules, base_loss=self._base_loss, rng=self.np_random, signal=self._signal
+            self._rules,
+            number=self._next_episode,
+            base_loss=self._base_loss,
+            rng=self.np_random,
+            signal=self._signal,
         )
+        self._next_episode += 1
         return self._episode.observe(), {"validation_loss": self._base_loss}
 
     def step(self, action: NDArray[np.int64]) -> Step:

@@ -151,8 +151,16 @@ class WindowSampler:
     replacement NumPy uses Floyd's algorithm, and a shuffle of at most 20 times what it draws.
     """
 
-    def __init__(self, strata: NDArray[np.int64]) -> None:
-        self._members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    def __init__(self, strata: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> None:
+        """Sort the rows by stratum.
+
+        Args:
+            strata: [N] of the pool.
+            rows: Pool rows to draw from; None takes all.
+        """
+        rows = np.arange(len(strata)) if rows is None else rows
+        offered = strata[rows]
+        self._members = [rows[offered == stratum] for stratum in np.unique(offered)]
         self._sizes = np.array([len(members) for members in self._members])
 
     def draw(self, size: int, rng: np.random.Generator) -> NDArray[np.int64]:

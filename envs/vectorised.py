@@ -45,6 +45,7 @@ class InstructionSelectionVecEnv(VecEnv):
 
     - One call updates all learners, and one call evaluates those that are to be measured.
     - All learners start from the same base model, which is measured once, at the first reset.
+    - Episodes are numbered in the order in which they begin, over all learners.
     - One bad action refuses the step of all, before any learner is touched.
 
     A learner whose episode ends starts anew within the same step: its last observation and how it
@@ -97,6 +98,7 @@ class InstructionSelectionVecEnv(VecEnv):
         self._starts = [learners.snapshot(index) for index in range(self.num_envs)]
         self._reward_validation = reward_validation
         self._signals = [_of_learner(signal, index) for index in range(self.num_envs)]
+        self._next_episode = 0
         self._rngs: list[np.random.Generator | None] = [None] * self.num_envs
         self._base_loss: float | None = None
         self._episodes: list[Episode] = []
@@ -210,7 +212,15 @@ class InstructionSelectionVecEnv(VecEnv):
             self._rngs[index] = rng
         assert self._base_loss is not None, "the first reset measures it"
         self.reset_infos[index] = {"validation_loss": self._base_loss}
-        return Episode(self._rules, base_loss=self._base_loss, rng=rng, signal=self._signals[index])
+        number = self._next_episode
+        self._next_episode += 1
+        return Episode(
+            self._rules,
+            number=number,
+            base_loss=self._base_loss,
+            rng=rng,
+            signal=self._signals[index],
+        )
 
 
 def _of_learner(signal: LearnerSignal | None, index: int) -> Signal | None:

@@ -18,6 +18,7 @@ from raise_mdit.learners.alignment import alignment_signal
 from raise_mdit.learners.causal_lm import CausalLmLearner
 from raise_mdit.ledger import MONITORING, Ledger, Purpose
 from raise_mdit.preparation import Preparation
+from raise_mdit.renewal import num_learning_episodes
 from raise_mdit.rewards import mean_by_step
 
 
@@ -107,7 +108,7 @@ class ArmEnvironments:
         return mean_by_step(gains)
 
     def final(self, *, window: int | None) -> InstructionSelectionEnv:
-        """Where the policy fine-tunes the model for good."""
+        """Where the policy fine-tunes the model for good; candidates renewed are fresh to it."""
         learner = self.preparation.tuning.learner
         return self._environment(
             learner,
@@ -116,6 +117,7 @@ class ArmEnvironments:
             training="final_training",
             evaluation="reward_evaluation" if self._learned else MONITORING,
             signal=self._signal(learner),
+            first_episode=num_learning_episodes(self.preparation.config),
         )
 
     @property
@@ -132,6 +134,7 @@ class ArmEnvironments:
         evaluation: Purpose = "reward_evaluation",
         control: NDArray[np.float32] | None = None,
         signal: Signal | None = None,
+        first_episode: int = 0,
     ) -> InstructionSelectionEnv:
         tuning, config = self.preparation.tuning, self.preparation.config
         learner.restore(tuning.base if learner is tuning.learner else tuning.policy_base)
@@ -148,6 +151,7 @@ class ArmEnvironments:
             reward_every=config.reward.every if self._learned else 1,
             control=control,
             signal=signal,
+            first_episode=first_episode,
         )
 
     def _signal(self, learner: CausalLmLearner) -> Signal | None:

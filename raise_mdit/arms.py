@@ -23,6 +23,7 @@ from raise_mdit.config import (
     GradientAlignmentConfig,
     PolicyConfig,
     PpoConfig,
+    RandomConfig,
 )
 from raise_mdit.core import KINDS, Evaluation, SelectionPolicy
 from raise_mdit.errors import DataError
@@ -30,8 +31,9 @@ from raise_mdit.ledger import Ledger
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
 from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
+from raise_mdit.renewal import num_learning_episodes
 from raise_mdit.schedule import Pick
-from raise_mdit.selectors import static_policy, stream
+from raise_mdit.selectors import allowed, static_policy, stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ class _Running:
         if isinstance(self.policy, BaseConfig | FullDataConfig):
             return
         self.ledger.charge("features", self.preparation.knowledge.cost(self.policy))
-        self.ledger.charge("synthesis", self.preparation.synthesis_cost)
+        if not (isinstance(self.policy, RandomConfig) and self.policy.kinds == ("original",)):
+            self.ledger.charge("synthesis", self.preparation.synthesis_cost)
         if isinstance(self.policy, PpoConfig):
             for purpose, cost in self.preparation.rehearsal.costs.items():
                 self.ledger.charge(purpose, cost)
@@ -262,12 +265,22 @@ class _Running:
         if isinstance(self.policy, PpoConfig | FullDataConfig | GradientAlignmentConfig):
             return
         batch_size = self.preparation.config.environment.batch_size
-        if (len(final.batches) + 1) * batch_size > len(self.preparation.pool):
+        offered = self._num_offered()
+        if (len(final.batches) + 1) * batch_size > offered:
             raise DataError(
                 f"environment.budget: {self.policy.label} never repeats a candidate, and the "
-                f"pool's {len(self.preparation.pool)} are used up after {len(final.batches)} "
+                f"pool's {offered} are used up after {len(final.batches)} "
                 f"steps and {final.tokens} tokens; lower the budget or enlarge data.pool or pools"
             )
+
+    def _num_offered(self) -> int:
+        """Candidates that the policy can pick when the final fine-tuning begins."""
+        config = self.preparation.config
+        rows = self.preparation.training.offered(episode=num_learning_episodes(config), step=0)
+        if isinstance(self.policy, RandomConfig):
+            of_kinds = allowed(self.preparation, self.policy)
+            return len(rows) if of_kinds is None else int(of_kinds[rows].sum())
+        return len(rows)
 
 
 def _step_record(final: _Final, info: Mapping[str, Any]) -> dict[str, float | int]:

@@ -135,19 +135,38 @@ class DataConfig(Section):
     """Remove pool rows that share their text or 13 words in a row with a held-out row."""
 
 
+MosaicStrategy = Literal["primary", "format", "permute", "maskout", "permute_maskout", "turns"]
+SizeDistribution = Literal[
+    "uniform", "fixed", "fill", "exponential", "pareto", "log_normal", "logistic"
+]
+
+
 class MosaicConfig(Section):
     """Mosaic-IT compositions of several instructions (arXiv 2405.13326)."""
 
     passes: int = Field(1, ge=1)
     """Passes over the pool's examples; each pass uses every example once."""
+    sizes: SizeDistribution = "uniform"
+    """How many instructions a mosaic takes: `uniform` from 1 to `max_instructions`, `fixed` always
+    `max_instructions`, `fill` as many as fit; the others pile up near `max_instructions`."""
     max_instructions: int = Field(10, ge=1)
-    """Largest number of instructions in one mosaic; the number is uniform from 1 to this."""
+    """Largest number of instructions in one mosaic; `fill` goes by `max_length` alone."""
     max_length: int | None = Field(None, ge=16)
-    """Longest mosaic in tokens; null is `model.max_length`."""
-    strategies: dict[Literal["primary", "format", "permute", "maskout"], float] = Field(
+    """Longest mosaic in tokens, chat template included; null is `model.max_length`."""
+    strategies: dict[MosaicStrategy, float] = Field(
         default={"format": 1.0, "permute": 1.0, "maskout": 1.0}
     )
-    """Relative weight of each strategy; by default the paper's third each."""
+    """Relative weight of each strategy; by default the paper's third each. `permute` and `maskout`
+    have format, `permute_maskout` has all three, `primary` none; `turns` makes the instructions
+    turns of one conversation."""
+    grouping: Literal["random", "task", "similar"] = "random"
+    """Who stands together: anyone, examples of one task (or source), or those with near embeddings.
+    """
+    wording: str | None = None
+    """File with the sentences, tags and marks to use; null takes the project's own."""
+    replay: float = Field(0.0, ge=0, le=1)
+    """Share of the pool's examples that are offered plain beside mosaics where `pools.original` is
+    false."""
 
     @model_validator(mode="after")
     def _weights_make_sense(self) -> Self:
@@ -165,14 +184,36 @@ class MditConfig(Section):
     """Interpolated candidates kept, as a multiple of the pool's examples."""
     alpha: float = Field(1.0, gt=0)
     """Parameter of Beta(alpha, alpha), from which lambda is drawn."""
-    across: Literal["source", "cluster"] = "cluster"
-    """Pairs never come from one and the same source, or K-means cluster."""
+    pairing: Literal["across", "within", "nearest", "confidence"] = "across"
+    """Who is mixed: examples of two tasks (the paper), of one task, an example with one of its
+    nearest neighbours, or a confidently known example with one that is not (SFTMix, arXiv
+    2410.05248; needs `features.tier: model`)."""
+    tasks: Literal["source", "cluster"] = "cluster"
+    """What counts as a task: a source, or a K-means cluster of embeddings."""
     clusters: int = Field(8, ge=2)
-    """K-means clusters, for pairs and for the diversity selection."""
+    """K-means clusters, for tasks and for the diversity selection."""
     oversample: float = Field(2.0, ge=1)
     """Generated for each one kept; the densest of each cluster are kept."""
     neighbours: int = Field(5, ge=1)
-    """Neighbours in the cluster over which density is measured."""
+    """Neighbours over which density is measured, and among which `pairing: nearest` draws."""
+
+
+class CustomSourceConfig(Section):
+    """Candidates of the user's own making."""
+
+    kind: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`package.module:Class` of a `raise_mdit.sources.custom.CandidateSource`."""
+    name: Name
+    """How reports call its candidates."""
+    options: dict[str, str | int | float | bool | None] = Field(default={})
+    """Keyword arguments of the class."""
+
+
+class RenewEvery(Section):
+    """Fresh candidates within an episode."""
+
+    steps: int = Field(ge=1)
+    """Steps after which synthesised candidates are replaced."""
 
 
 class PoolsConfig(Section):
@@ -184,11 +225,16 @@ class PoolsConfig(Section):
     """Compositions, or null for none."""
     mdit: MditConfig | None = None
     """Interpolations, or null for none."""
+    custom: tuple[CustomSourceConfig, ...] = ()
+    """Sources of your own."""
+    renew: Literal["never", "episode"] | RenewEvery = "never"
+    """When mosaics, interpolations and custom candidates are made afresh: never, for each episode,
+    or every so many steps: `{steps: 4}`."""
 
     @model_validator(mode="after")
     def _offers_something(self) -> Self:
-        if not (self.original or self.mosaic or self.mdit):
-            raise ValueError("at least one of original, mosaic and mdit is needed")
+        if not (self.original or self.mosaic or self.mdit or self.custom):
+            raise ValueError("at least one of original, mosaic, mdit and custom is needed")
         return self
 
 
@@ -206,6 +252,9 @@ class FeaturesConfig(Section):
     """Principal components of the model's own embedding of a candidate."""
     clusters: int = Field(8, ge=1)
     """K-means clusters from which windows are drawn evenly."""
+    sentence_encoder: str | None = None
+    """Encoder model whose mean token state is an example's embedding, a hub name or folder; null
+    takes the tuned model's own."""
 
 
 class FullConfig(Section):
@@ -259,6 +308,11 @@ class LearnerConfig(Section):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this global norm."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each training label that goes to the whole vocabulary evenly: a control for MDIT."""
+    embedding_noise: float = Field(0.0, ge=0)
+    """NEFTune's alpha (arXiv 2310.05914): uniform noise on input embeddings in training, a control
+    for MDIT; needs every layer trained, as outputs of frozen layers are computed once."""
 
 
 class CacheConfig(Section):
@@ -333,6 +387,10 @@ class RandomConfig(PolicySection):
     """Uniform draws from the whole pool, each candidate at most once an episode."""
 
     kind: Literal["random"]
+    kinds: tuple[Literal["original", "mosaic", "mdit", "custom"], ...] | None = Field(
+        None, min_length=1
+    )
+    """Kinds of candidates to pick from; null picks from all."""
 
 
 class FullDataConfig(PolicySection):

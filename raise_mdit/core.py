@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
-Kind = Literal["original", "mosaic", "mdit"]
+Kind = Literal["original", "mosaic", "mdit", "custom"]
 
-KINDS: tuple[Kind, ...] = ("original", "mosaic", "mdit")
+KINDS: tuple[Kind, ...] = ("original", "mosaic", "mdit", "custom")
 """The kinds of candidates, in the order in which features and pool shares list them."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from raise_mdit.config import DataConfig, PlaygroundSource, SourceConfig
 from raise_mdit.core import EncodedRow, Example
@@ -12,6 +13,7 @@ from raise_mdit.errors import DataError
 from raise_mdit.sources import playground
 from raise_mdit.sources.records import BadRow, read_source
 from raise_mdit.splits import SPLITS, SplitName, SplitReport, allot
+from raise_mdit.token_cache import encode_examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,14 @@ class Corpus:
         ]
 
 
-def read_corpus(data: DataConfig, encoder: ChatEncoder, *, max_length: int) -> Corpus:
+def read_corpus(data: DataConfig, encoder: ChatEncoder, *, max_length: int, cache: Path) -> Corpus:
     """Everything that the data section asks for.
+
+    Args:
+        data: What to read, and what for.
+        encoder: Of conversations.
+        max_length: Longest example in tokens.
+        cache: Folder of what was tokenised before.
 
     Raises:
         DataError: Data is missing, broken, too long or too little.
@@ -82,7 +90,8 @@ def read_corpus(data: DataConfig, encoder: ChatEncoder, *, max_length: int) -> C
         num_duplicates += duplicates
     splits = allot(examples, data)
     fitted = {
-        split: _fit(getattr(splits, split), encoder, split, data, max_length) for split in SPLITS
+        split: _fit(_encoded(getattr(splits, split), encoder, cache), split, data, max_length)
+        for split in SPLITS
     }
     return Corpus(
         splits={split: fit.kept for split, fit in fitted.items()},
@@ -111,24 +120,25 @@ def _read(
     return read.examples, read.bad_rows, read.num_duplicates
 
 
+def _encoded(
+    examples: Sequence[Example], encoder: ChatEncoder, cache: Path
+) -> list[EncodedExample]:
+    texts = encode_examples(encoder, examples, cache=cache)
+    return [EncodedExample(*pair) for pair in zip(examples, texts, strict=True)]
+
+
 def _fit(
-    examples: Sequence[Example],
-    encoder: ChatEncoder,
-    split: SplitName,
-    data: DataConfig,
-    max_length: int,
+    encoded: Sequence[EncodedExample], split: SplitName, data: DataConfig, max_length: int
 ) -> _Fitted:
-    texts = encoder.encode([example.messages for example in examples])
-    encoded = [EncodedExample(*pair) for pair in zip(examples, texts, strict=True)]
     long = [each for each in encoded if len(each.text.ids) > max_length]
     if long and data.on_long_row == "stop":
-        raise DataError(_too_long(split, long, len(examples), max_length))
+        raise DataError(_too_long(split, long, len(encoded), max_length))
     if data.on_long_row == "drop":
         kept = [each for each in encoded if len(each.text.ids) <= max_length]
     else:
         cut = [EncodedExample(e.example, e.text.truncated(max_length)) for e in encoded]
         kept = [each for each in cut if each.text.num_response_tokens > 0]
-    if examples and not kept:
+    if encoded and not kept:
         raise DataError(f"data.{split}: no example fits in model.max_length {max_length}; raise it")
     num_dropped = len(encoded) - len(kept)
     num_truncated = len(long) - num_dropped if data.on_long_row == "truncate" else 0

@@ -9,6 +9,7 @@ Shapes: ``T`` tokens of a row, ``S`` scored positions.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -69,9 +70,12 @@ class TextRow(NamedTuple):
         return TextRow(self.ids[:max_length], self.in_response[:max_length])
 
 
-class _Piece(NamedTuple):
+class TextPart(NamedTuple):
+    """A stretch of a rendered conversation that is tokenised by itself."""
+
     text: str
     in_response: bool
+    """Whether it is learned; otherwise it conditions."""
 
 
 class ChatEncoder:
@@ -82,6 +86,25 @@ class ChatEncoder:
         self._template = tokenizer.chat_template or PLAIN_TEMPLATE
         self._system = [] if system_prompt is None else [Message("system", system_prompt)]
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; whoever counts with it must leave its settings alone."""
+        return self._tokenizer
+
+    @property
+    def template(self) -> str:
+        """The chat template's Jinja text."""
+        return self._template
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of all that decides token ids; None for a tokenizer that cannot be written down."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        parts = (backend.to_str(), self._template, self._tokenizer.eos_token, self._system)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[TextRow]:
         """Each conversation's token ids, untruncated.
 
@@ -89,17 +112,25 @@ class ChatEncoder:
             ModelError: The chat template rewrites earlier turns, so responses cannot be located,
                 or it refuses a conversation, such as one with a system turn.
         """
-        pieces = [self._cut(self._with_system(turns)) for turns in conversations]
-        texts = [piece.text for row in pieces for piece in row]
+        rows = [self.parts(turns) for turns in conversations]
+        texts = [part.text for row in rows for part in row]
         if not texts:
             return []
         ids = iter(self._tokenizer(texts, add_special_tokens=False)["input_ids"])
-        return [_join([(next(ids), piece.in_response) for piece in row]) for row in pieces]
+        return [_join([(next(ids), part.in_response) for part in row]) for row in rows]
 
     def count(self, conversation: Sequence[Message]) -> tuple[int, int]:
         """Tokens and response tokens of one conversation."""
         (row,) = self.encode([conversation])
         return len(row.ids), row.num_response_tokens
+
+    def parts(self, conversation: Sequence[Message]) -> list[TextPart]:
+        """The rendered text as it is tokenised: what conditions, what is learned, and so on.
+
+        Raises:
+            ModelError: As :meth:`encode`.
+        """
+        return self._cut(self._with_system(conversation))
 
     def _with_system(self, turns: Sequence[Message]) -> list[Message]:
         return list(turns) if turns[0].role == "system" else [*self._system, *turns]
@@ -120,9 +151,8 @@ class ChatEncoder:
             ) from error
         return str(text)
 
-    def _cut(self, turns: Sequence[Message]) -> list[_Piece]:
-        """The rendered text in pieces: what conditions, what is learned, what conditions, ..."""
-        pieces: list[_Piece] = []
+    def _cut(self, turns: Sequence[Message]) -> list[TextPart]:
+        parts: list[TextPart] = []
         done = ""
         for position in (i for i, turn in enumerate(turns) if turn.role == "assistant"):
             before = self._render(turns[:position], generation_prompt=True)
@@ -133,9 +163,9 @@ class ChatEncoder:
                     "tokens cannot be located; use a tokenizer whose template only appends"
                 )
             response, tail = self._split_at_end(after[len(before) :])
-            pieces += [_Piece(before[len(done) :], False), _Piece(response, True)]
+            parts += [TextPart(before[len(done) :], False), TextPart(response, True)]
             done = after[: len(after) - len(tail)]
-        return pieces
+        return parts
 
     def _split_at_end(self, text: str) -> tuple[str, str]:
         """The response up to its last end token, and what the template writes behind it."""

@@ -7,6 +7,7 @@ The run directory holds, when all is done::
     preparation.json        what was read, left out and made
     pool.parquet            every candidate by its recipe
     examples.jsonl          the texts that recipes refer to
+    mosaic_wording.yaml     what mosaics can say, where it is the user's own
     metrics.jsonl           every step and episode
     arms/<policy>-s<seed>/  result, schedule, and weights of a learned policy
     ledger.json             costs by policy, seed and purpose
@@ -42,6 +43,7 @@ from raise_mdit.config import ExperimentConfig, PolicyConfig
 from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import load_resolved, resolved_yaml
+from raise_mdit.export import WORDING_FILE
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Progress
 from raise_mdit.recording import Recorder
@@ -233,6 +235,9 @@ def _tracked(config: ExperimentConfig, policy: PolicyConfig, seed: int) -> Track
 def _write_preparation(directory: Path, preparation: Preparation) -> None:
     corpus = preparation.corpus
     preparation.pool.write(directory / "pool.parquet")
+    mosaic = preparation.config.pools.mosaic
+    if mosaic is not None and mosaic.wording is not None:
+        write_text(directory / WORDING_FILE, Path(mosaic.wording).read_text("utf-8"))
     texts = (
         {"id": example.id, "source": example.source, "messages": [*map(list, example.messages)]}
         for example in preparation.examples.values()

@@ -18,6 +18,7 @@ from raise_mdit.config import (
 )
 from raise_mdit.errors import nearest
 from raise_mdit.learning_checks import learning_faults
+from raise_mdit.synthesis_checks import synthesis_faults
 from raise_mdit.yaml_document import Fault, Location
 
 BUNDLED_MODEL = "smollm2-135m"
@@ -35,10 +36,11 @@ def consistency_faults(config: ExperimentConfig) -> list[Fault]:
         _shares,
         _policies,
         _pool,
-        _pairs,
         _lengths,
+        synthesis_faults,
         learning_faults,
         _files,
+        _wording,
         _model,
     )
     return [fault for check in checks for fault in check(config)]
@@ -46,11 +48,12 @@ def consistency_faults(config: ExperimentConfig) -> list[Fault]:
 
 def largest_pool(config: ExperimentConfig) -> int | None:
     """The most candidates that the pools can hold; None if only the data can tell."""
-    if any(share.rows == "all" for share in config.data.pool):
+    if config.pools.custom or any(share.rows == "all" for share in config.data.pool):
         return None
     rows = sum(int(share.rows) for share in config.data.pool)
     mosaic, mdit = config.pools.mosaic, config.pools.mdit
-    originals = rows if config.pools.original else 0
+    replayed = round(rows * mosaic.replay) if mosaic else 0
+    originals = rows if config.pools.original else replayed
     mosaics = rows * mosaic.passes if mosaic else 0
     interpolated = math.ceil(rows * mdit.ratio) if mdit else 0
     return originals + mosaics + interpolated
@@ -159,14 +162,6 @@ def _smaller_budget(most: int, batch: int) -> str:
     return f"lower steps to {most // batch} or " if most >= batch else ""
 
 
-def _pairs(config: ExperimentConfig) -> Iterator[Fault]:
-    mdit = config.pools.mdit
-    sources = {share.source for share in config.data.pool}
-    if mdit and mdit.across == "source" and len(sources) == 1:
-        message = f"no pairs across sources: `data.pool` has only {next(iter(sources))!r}"
-        yield Fault(("pools", "mdit", "across"), f"{message}; write `cluster` or add a source")
-
-
 def _lengths(config: ExperimentConfig) -> Iterator[Fault]:
     mosaic = config.pools.mosaic
     limit = config.model.max_length
@@ -191,6 +186,13 @@ def _files(config: ExperimentConfig) -> Iterator[Fault]:
     ]
     for index, file in local:
         yield from _file(Path(root or ".", file), ("data", "sources", index, "file"))
+
+
+def _wording(config: ExperimentConfig) -> Iterator[Fault]:
+    mosaic = config.pools.mosaic
+    if mosaic and mosaic.wording is not None and not os.path.isfile(mosaic.wording):
+        message = f"there is no file {mosaic.wording!r}.{nearest_entry(Path(mosaic.wording))}"
+        yield Fault(("pools", "mosaic", "wording"), message)
 
 
 def _file(path: Path, where: Location) -> Iterator[Fault]:

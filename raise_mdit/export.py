@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raise_mdit import __version__
-from raise_mdit.candidates import Mdit, Mosaic, Original, Pool, Recipe, make_example
+from raise_mdit.candidates import Mdit, Recipe, make_example
 from raise_mdit.comparison import ArmResult, arms_from_json
+from raise_mdit.conversations import conversation_of
 from raise_mdit.core import Example, Message
 from raise_mdit.errors import RunError, nearest
+from raise_mdit.pool import Pool
 from raise_mdit.runs import read_json, write_json, write_text
 from raise_mdit.schedule import Pick, order_digest, read_schedule
-from raise_mdit.sources.mosaic_rendering import render
 from raise_mdit.sources.mosaic_wording import Wording, load_wording
 
 EXPORT_FORMAT = "raise-mdit/export"
 EXPORT_VERSION = 1
+
+WORDING_FILE = "mosaic_wording.yaml"
+"""In a run directory: what mosaics could say, where that is not the project's own wording."""
 
 README = """\
 # A training schedule
@@ -134,15 +138,16 @@ class _Rows:
     def __init__(self, directory: Path) -> None:
         self._examples = _read_examples(directory / "examples.jsonl")
         self._pool = Pool.read(directory / "pool.parquet")
-        self._numbers = {key: row for row, key in enumerate(self._pool.ids)}
-        self._wording: Wording = load_wording()
+        own = directory / WORDING_FILE
+        self._wording: Wording = load_wording(own if own.is_file() else None)
 
     def of(self, picks: tuple[Pick, ...]) -> list[_Row]:
         """Each pick as a conversation and as a line of the schedule."""
-        return [self._row(pick) for pick in picks]
+        numbers = self._pool.rows_of([pick.id for pick in picks])
+        return [self._row(pick, int(row)) for pick, row in zip(picks, numbers, strict=True)]
 
-    def _row(self, pick: Pick) -> _Row:
-        recipe = self._pool.recipe(self._numbers[pick.id])
+    def _row(self, pick: Pick, row: int) -> _Row:
+        recipe = self._pool.recipe(row)
         messages = [turn._asdict() for turn in self._messages(recipe)]
         sft: dict[str, Any] = {"messages": messages, "id": pick.id, "step": pick.step}
         if isinstance(recipe, Mdit):
@@ -150,13 +155,10 @@ class _Rows:
         return _Row(sft, {**asdict(pick), "recipe": asdict(recipe)})
 
     def _messages(self, recipe: Recipe) -> tuple[Message, ...]:
-        match recipe:
-            case Original(example):
-                return self._examples[example].messages
-            case Mosaic():
-                return render(recipe, self._examples, self._wording)
-            case Mdit(first, second, weight):
-                return self._examples[first if weight >= 0.5 else second].messages
+        if isinstance(recipe, Mdit):
+            heavier = recipe.first if recipe.weight >= 0.5 else recipe.second
+            return self._examples[heavier].messages
+        return conversation_of(recipe, self._examples, self._wording)
 
 
 def _read_examples(path: Path) -> dict[str, Example]:

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from raise_mdit.candidates import Pool, parents_of
+from raise_mdit.clustering import cluster
 from raise_mdit.core import KINDS, Cost
+from raise_mdit.pool import Pool
 
 LENGTHS = ("prompt_tokens", "response_tokens")
 """RAISE's len(x) and len(y), as logarithms of one more."""
@@ -33,6 +33,12 @@ CLIP = 5.0
 SMALLEST_DEVIATION = 1e-6
 """A column that varies less counts as constant: unit embeddings in float32 leave rounding of about
 1e-7 in principal components beyond their rank, which scaling would blow up to features."""
+
+
+FITTED_ROWS = 20_000
+"""Candidates whose embeddings stand in memory at once. In a larger pool that many, drawn by the
+seed, fit the principal components, and strata are clusters of components: a million embeddings of
+576 numbers would take 2.3 GB."""
 
 
 class ExampleFeatures(NamedTuple):
@@ -106,8 +112,7 @@ def build_features(
     )
     shares = _shares(pool, rows, len(examples.columns))
     columns = shares @ examples.columns
-    embeddings = _mixed(shares, examples.embeddings)
-    semantic = _principal_components(embeddings, semantic_size, seed)
+    semantic, points = _semantics(shares, examples.embeddings, semantic_size, seed)
     kinds = np.eye(len(KINDS), dtype=np.float32)[pool.kinds]
     names = (
         *LENGTHS,
@@ -116,7 +121,8 @@ def build_features(
         *(f"is_{kind}" for kind in KINDS),
     )
     values = np.column_stack([*map(standardised, (lengths, columns, semantic)), kinds])
-    strata = _strata(pool, embeddings, num_clusters, seed)
+    labels = pool.kinds * num_clusters + cluster(points, num_clusters, seed)
+    strata = np.asarray(np.unique(labels, return_inverse=True)[1], np.int64)
     return FeatureTable(names, values.astype(np.float32), strata)
 
 
@@ -152,37 +158,31 @@ def nearest_first(
     return ranks
 
 
-def cluster(points: NDArray[np.float32], num_clusters: int, seed: int) -> NDArray[np.int64]:
-    """[N] K-means cluster of each point; fewer clusters where there are fewer distinct points."""
-    num_clusters = min(num_clusters, len(np.unique(points, axis=0)))
-    fitted = KMeans(num_clusters, n_init=4, random_state=seed).fit(points)
-    # K-means takes points that differ by rounding for one, and then leaves labels unused.
-    return np.asarray(np.unique(fitted.labels_, return_inverse=True)[1], np.int64)
-
-
 def _shares(pool: Pool, rows: Mapping[str, int], num_examples: int) -> csr_array:
     """[N, M] share of each example in each candidate; a row sums to one."""
-    parents = [parents_of(pool.recipe(row)) for row in range(len(pool))]
-    ends = np.cumsum([len(each) for each in parents])
-    examples = [rows[example] for each in parents for example, _ in each]
-    shares = [share for each in parents for _, share in each]
-    return csr_array((shares, examples, [0, *ends]), shape=(len(pool), num_examples))
+    parents = pool.parents
+    columns = np.array([rows[example] for example in parents.example_ids], np.int64)
+    entries = (parents.shares, columns[parents.examples], parents.starts)
+    return csr_array(entries, shape=(len(pool), num_examples))
 
 
 def _mixed(shares: csr_array, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit_rows(shares.astype(np.float32) @ embeddings)
 
 
-def _principal_components(
-    embeddings: NDArray[np.float32], size: int, seed: int
-) -> NDArray[np.float64]:
-    size = min(size, *embeddings.shape)
-    components = PCA(size, svd_solver="full", random_state=seed).fit_transform(embeddings)
-    return np.asarray(components, np.float64)
-
-
-def _strata(
-    pool: Pool, embeddings: NDArray[np.float32], num_clusters: int, seed: int
-) -> NDArray[np.int64]:
-    labels = pool.kinds * num_clusters + cluster(embeddings, num_clusters, seed)
-    return np.asarray(np.unique(labels, return_inverse=True)[1], np.int64)
+def _semantics(
+    shares: csr_array, embeddings: NDArray[np.float32], size: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """[N, size] principal components, and [N, ...] what strata are clusters of."""
+    num_candidates = shares.shape[0]
+    size = min(size, num_candidates, embeddings.shape[1])
+    pca = PCA(size, svd_solver="full", random_state=seed)
+    if num_candidates <= FITTED_ROWS:
+        mixed = _mixed(shares, embeddings)
+        return np.asarray(pca.fit_transform(mixed), np.float64), mixed
+    sample = np.random.default_rng(seed).choice(num_candidates, FITTED_ROWS, replace=False)
+    pca.fit(_mixed(shares[np.sort(sample)], embeddings))
+    starts = range(0, num_candidates, FITTED_ROWS)
+    blocks = (_mixed(shares[start : start + FITTED_ROWS], embeddings) for start in starts)
+    components = np.concatenate([pca.transform(block) for block in blocks])
+    return np.asarray(components, np.float64), np.asarray(components, np.float32)

@@ -6,6 +6,7 @@ the tuned model makes of the examples. Only what a policy of the experiment look
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +16,19 @@ from raise_mdit.config import (
     NearestToTargetConfig,
     PolicyConfig,
     PpoConfig,
+    RandomConfig,
 )
 from raise_mdit.core import Cost
-from raise_mdit.corpus import Corpus
+from raise_mdit.corpus import Corpus, EncodedExample
 from raise_mdit.features import ExampleFeatures
 from raise_mdit.learners.auxiliary import measure_by_auxiliary
 from raise_mdit.learners.forward import Precision
 from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.learners.probe import Reading, measure, read, start_token
+from raise_mdit.learners.sentence_encoder import encode_sentences
 from raise_mdit.learners.static_features import static_features
 from raise_mdit.progress import Progress
+from raise_mdit.synthesis import made_by_embeddings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,25 +76,27 @@ def find_out(
     pretrained: Pretrained,
     corpus: Corpus,
     *,
+    policies: Sequence[PolicyConfig],
     precision: Precision,
     cache: Path,
     progress: Progress,
 ) -> Knowledge:
-    """What the policies of an experiment look at.
+    """What candidates are made by and policies look at.
 
     Args:
         config: The experiment.
         pretrained: The model, untuned.
         corpus: Its examples.
+        policies: That look.
         precision: Arithmetic of the passes.
         cache: Folder of measurements made before.
         progress: Told of the passes.
     """
     finder = _Finder(config, pretrained, corpus, precision, cache, progress)
     features, measured = None, None
-    if any(_looks_at_features(config, policy) for policy in config.policies):
+    if made_by_embeddings(config) or any(_looks_at_features(config, each) for each in policies):
         features = finder.example_features()
-    if any(isinstance(policy, NearestToTargetConfig) for policy in config.policies):
+    if any(isinstance(policy, NearestToTargetConfig) for policy in policies):
         measured = finder.measured()
     return Knowledge(config, features, measured)
 
@@ -107,15 +113,31 @@ class _Finder:
     def example_features(self) -> ExampleFeatures:
         """By the tier; `gradient` adds to `cheap` what the environment measures at each step."""
         config = self.config
+        known = self._by_tier()
+        if config.features.sentence_encoder is None:
+            return known
+        texts = [f"{each.example.prompt}\n{each.example.response}" for each in self._pool]
+        self.progress.start("reading the pool with the sentence encoder", len(texts))
+        embedded = encode_sentences(
+            config.features.sentence_encoder,
+            texts,
+            device=config.model.device,
+            max_length=config.model.max_length,
+            cache=self.cache,
+            advance=self.progress.advance,
+        )
+        return known._replace(embeddings=embedded.embeddings, cost=known.cost.plus(embedded.cost))
+
+    def _by_tier(self) -> ExampleFeatures:
+        config = self.config
         if config.features.tier != "model":
             self.progress.start("describing the pool by its tokens", None)
             return static_features(self.pretrained.model, self.corpus.encoded("pool"))
-        encoded = self.corpus.splits["pool"]
         if config.features.auxiliary_model is not None:
-            self.progress.start("reading the pool with the auxiliary model", len(encoded))
+            self.progress.start("reading the pool with the auxiliary model", len(self._pool))
             return measure_by_auxiliary(
                 config.features.auxiliary_model,
-                [each.example for each in encoded],
+                [each.example for each in self._pool],
                 system_prompt=config.model.system_prompt,
                 max_length=config.model.max_length,
                 device=config.model.device,
@@ -123,7 +145,7 @@ class _Finder:
                 cache=self.cache,
                 advance=self.progress.advance,
             )
-        self.progress.start("reading the pool with the untuned model", len(encoded))
+        self.progress.start("reading the pool with the untuned model", len(self._pool))
         return measure(
             self.pretrained.model,
             self.corpus.encoded("pool"),
@@ -133,6 +155,10 @@ class _Finder:
             cache=self.cache,
             advance=self.progress.advance,
         )
+
+    @property
+    def _pool(self) -> Sequence[EncodedExample]:
+        return self.corpus.splits["pool"]
 
     def measured(self) -> Measured:
         """The tuned model's embeddings; a pool that the tier has read is in the cache."""
@@ -154,8 +180,11 @@ class _Finder:
 
 def _looks_at_features(config: ExperimentConfig, policy: PolicyConfig) -> bool:
     """Whether a policy chooses by features or windows, or from candidates made by embeddings."""
-    looks = isinstance(policy, PpoConfig | GradientAlignmentConfig)
-    return looks or config.pools.mdit is not None
+    if isinstance(policy, PpoConfig | GradientAlignmentConfig):
+        return True
+    kinds = policy.kinds if isinstance(policy, RandomConfig) else None
+    made = made_by_embeddings(config)
+    return bool(made if kinds is None else made.intersection(kinds))
 
 
 def _tuned_model_reads(config: ExperimentConfig) -> bool:

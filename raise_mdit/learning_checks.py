@@ -1,4 +1,4 @@
-"""Whether the settings of learned policies fit each other and have an effect.
+"""Whether the settings of learners and learned policies fit each other and have an effect.
 
 Each check takes a config whose keys are valid by themselves and gives its faults.
 """
@@ -19,9 +19,27 @@ from raise_mdit.yaml_document import Fault, Location
 
 
 def learning_faults(config: ExperimentConfig) -> Iterator[Fault]:
-    """Everything that does not fit about learning a policy."""
-    for check in (_ppo, _without_effect, _reward, _tier):
+    """Everything that does not fit about learners and about learning a policy."""
+    for check in (_noise, _ppo, _without_effect, _reward, _tier):
         yield from check(config)
+
+
+def _noise(config: ExperimentConfig) -> Iterator[Fault]:
+    """Noise on embeddings changes what frozen layers give, which is computed once."""
+    for key, learner in (("learner", config.learner), ("proxy_learner", config.proxy_learner)):
+        if learner is not None and learner.embedding_noise > 0 and _freezes_layers(learner):
+            message = (
+                "needs every layer trained, as outputs of frozen layers are computed once; write "
+                "0, or trainable kind `full`, or `lora` with layers `all`"
+            )
+            yield Fault((key, "embedding_noise"), message)
+
+
+def _freezes_layers(learner: LearnerConfig) -> bool:
+    match learner.trainable:
+        case FullConfig() | LoraConfig(layers="all"):
+            return False
+    return True
 
 
 def _ppo(config: ExperimentConfig) -> Iterator[Fault]:
@@ -82,6 +100,8 @@ def _why_not_stacked(learner: LearnerConfig) -> str | None:
             return "they share frozen layers (trainable kind `top_layers` or `lora`)"
         case LoraConfig(dropout=dropout) if dropout > 0:
             return "there is no dropout, which would be drawn differently (lora.dropout 0)"
+    if learner.embedding_noise > 0:
+        return "there is no noise, which would be drawn differently (learner.embedding_noise 0)"
     return None
 
 

@@ -5,7 +5,6 @@ It is made once, and its costs are kept apart so that each policy is charged wit
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,22 +12,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raise_mdit.candidates import Pool
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost, EncodedRow, Example
-from raise_mdit.corpus import Corpus, read_corpus
-from raise_mdit.encoding import ChatEncoder
-from raise_mdit.envs import TrainingPool
-from raise_mdit.errors import DataError, ModelError
+from raise_mdit.corpus import Corpus
+from raise_mdit.envs import Renewal, TrainingPool
+from raise_mdit.errors import DataError
 from raise_mdit.experiment_checks import pool_faults
 from raise_mdit.features import build_features, candidate_embeddings, nearest_first
-from raise_mdit.knowledge import Knowledge, find_out
-from raise_mdit.learners.forward import resolve_precision
-from raise_mdit.learners.pretrained import Pretrained, load_pretrained
+from raise_mdit.knowledge import Knowledge
+from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.learners.trunk_store import TrunkStore
+from raise_mdit.pool import Pool
+from raise_mdit.pool_building import build_pool
 from raise_mdit.progress import Progress
 from raise_mdit.rehearsal import Rehearsal, choose_reward_items, rehearse
-from raise_mdit.synthesis import Synthesis
+from raise_mdit.renewal import generations_per_episode, steps_per_generation
+from raise_mdit.sources.mosaic_wording import Wording
+from raise_mdit.synthesis import CandidatePool
 from raise_mdit.tuning import Tuning
 
 FULL_EPOCHS = 3
@@ -43,6 +43,8 @@ class Preparation:
     pretrained: Pretrained
     tuning: Tuning
     corpus: Corpus
+    wording: Wording
+    """With which mosaics were composed."""
     pool: Pool
     training: TrainingPool
     knowledge: Knowledge
@@ -96,42 +98,30 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
     Raises:
         UserError: Of any kind, for what cannot be had or does not fit together.
     """
-    progress.start("loading the model", None)
-    pretrained = load_pretrained(config.model.name, cache=cache, device=config.model.device)
-    _check_context(config, pretrained)
-    precision = resolve_precision(config.model.precision, pretrained.model.device)
-    encoder = ChatEncoder(pretrained.tokenizer, system_prompt=config.model.system_prompt)
-    progress.start("reading the data", None)
-    corpus = read_corpus(config.data, encoder, max_length=config.model.max_length)
-    knowledge = find_out(
-        config, pretrained, corpus, precision=precision, cache=cache, progress=progress
-    )
-    progress.start("making candidates", None)
-    started = time.perf_counter()
-    synthesis = Synthesis(config, corpus, encoder, pretrained, knowledge.features)
-    pool, rows = synthesis.pool()
-    synthesis_cost = Cost(seconds=time.perf_counter() - started)
-    _check_pool(config, pool)
+    built = build_pool(config, policies=config.policies, cache=cache, progress=progress)
+    corpus, knowledge, candidates = built.corpus, built.knowledge, built.candidates
+    _check_pool(config, candidates.pool)
     store = TrunkStore(cache / "trunk", max_bytes=config.cache.max_bytes)
-    tuning = Tuning(config, pretrained, precision=precision, store=store)
-    training = _training_pool(pool, rows, knowledge, _example_rows(corpus))
+    tuning = Tuning(config, built.pretrained, precision=built.precision, store=store)
+    training = _training_pool(config, candidates, knowledge, _example_rows(corpus))
     items = choose_reward_items(config, corpus.encoded("reward_validation"), _strata(corpus))
     rehearsal = rehearse(config, tuning, training, items, progress)
     return Preparation(
         config=config,
-        pretrained=pretrained,
+        pretrained=built.pretrained,
         tuning=tuning,
         corpus=corpus,
-        pool=pool,
+        wording=built.wording,
+        pool=candidates.pool,
         training=training,
         knowledge=knowledge,
         reward_items=items.rows,
         rehearsal=rehearsal,
-        synthesis_cost=synthesis_cost,
+        synthesis_cost=built.synthesis_cost,
         notes=(
             *corpus.notes,
-            *synthesis.notes,
-            _arithmetic(config, pretrained, precision),
+            *candidates.notes,
+            _arithmetic(config, built.pretrained, built.precision),
             *rehearsal.notes,
         ),
     )
@@ -140,14 +130,6 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
 def _arithmetic(config: ExperimentConfig, pretrained: Pretrained, precision: str) -> str:
     chosen = " (chosen for this device)" if config.model.precision == "auto" else ""
     return f"Passes are computed in {precision}{chosen} on {pretrained.model.device.type}."
-
-
-def _check_context(config: ExperimentConfig, pretrained: Pretrained) -> None:
-    if config.model.max_length > pretrained.context_length:
-        raise ModelError(
-            f"model.max_length: {config.model.max_length} is longer than the context of "
-            f"{config.model.name!r}, {pretrained.context_length} tokens; give at most that"
-        )
 
 
 def _check_pool(config: ExperimentConfig, pool: Pool) -> None:
@@ -172,9 +154,12 @@ def _example_rows(corpus: Corpus) -> dict[str, int]:
 
 
 def _training_pool(
-    pool: Pool, rows: list[EncodedRow], knowledge: Knowledge, example_rows: dict[str, int]
+    config: ExperimentConfig,
+    candidates: CandidatePool,
+    knowledge: Knowledge,
+    example_rows: dict[str, int],
 ) -> TrainingPool:
-    config = knowledge.config
+    pool = candidates.pool
     if knowledge.features is None:  # no policy of this experiment looks at features
         features, strata = np.zeros((len(pool), 0), np.float32), pool.kinds
     else:
@@ -187,4 +172,18 @@ def _training_pool(
             seed=config.data.seed,
         )
         features, strata = table.values, table.strata
-    return TrainingPool(ids=pool.ids, rows=rows, kinds=pool.kinds, features=features, strata=strata)
+    return TrainingPool(
+        ids=pool.ids,
+        rows=candidates.rows,
+        kinds=pool.kinds,
+        features=features,
+        strata=strata,
+        renewal=_renewal(config, pool),
+    )
+
+
+def _renewal(config: ExperimentConfig, pool: Pool) -> Renewal | None:
+    per_episode = generations_per_episode(config)
+    if per_episode == 0:
+        return None
+    return Renewal(pool.generations, per_episode, steps_per_generation(config))

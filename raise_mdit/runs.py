@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from raise_mdit.errors import RunError
 
@@ -43,12 +44,16 @@ def new_run_directory(parent: Path, name: str, *, now: datetime) -> Path:
     raise RunError(f"{folder}: a thousand runs were started in one second")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file at once: readers see the old content or the new, never a part."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of ``path`` when it is complete.
+
+    Readers see the old content or the new, never a part.
+    """
     handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(scratch, 0o644)
@@ -56,6 +61,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file at once."""
+    with replacing(path) as stream:
+        stream.write(content)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -32,7 +32,7 @@ def static_policy(
     rng = np.random.default_rng(stream(policy.label, seed, "picks"))
     match policy:
         case RandomConfig():
-            return random_policy(rng, num_picks=picks)
+            return random_policy(rng, num_picks=picks, allowed=allowed(preparation, policy))
         case FullDataConfig():
             return ranked_policy(_originals_first(preparation.pool.kinds, rng), num_picks=picks)
         case LongestConfig():
@@ -40,6 +40,14 @@ def static_policy(
         case NearestToTargetConfig():
             return ranked_policy(preparation.nearest_ranks, num_picks=picks)
     return None
+
+
+def allowed(preparation: Preparation, policy: RandomConfig) -> NDArray[np.bool_] | None:
+    """[N] which candidates a random policy may pick; None where it may pick all."""
+    if policy.kinds is None:
+        return None
+    kinds = [KINDS.index(kind) for kind in policy.kinds]
+    return np.isin(preparation.pool.kinds, kinds)
 
 
 def stream(label: str, seed: int, purpose: str) -> int:

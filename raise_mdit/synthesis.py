@@ -1,148 +1,284 @@
-"""From examples to candidates: as they are, composed and interpolated, and encoded."""
+"""From examples to candidates: as they are, composed, interpolated, and of the user's making.
+
+Candidates come generation by generation (`pools.renew`): those of generation 0 are always on offer,
+those of others in their turn. All of them are made beforehand, so that a run is reproducible, a
+schedule names what is in the pool, and a fresh generation costs nothing when its turn comes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raise_mdit.candidates import (
-    Candidate,
-    Mdit,
-    Mosaic,
-    Original,
-    Pool,
-    Recipe,
-    content_hash,
-    parents_of,
-)
-from raise_mdit.config import ExperimentConfig, MditConfig, MosaicConfig
-from raise_mdit.core import EncodedRow, Example
+from raise_mdit.candidate_encoding import CandidateEncoder, CandidateRows
+from raise_mdit.candidates import Candidate, Custom, Original, Recipe, content_hash, parents_of
+from raise_mdit.clustering import cluster
+from raise_mdit.config import CustomSourceConfig, ExperimentConfig, MditConfig, MosaicConfig
+from raise_mdit.core import Kind
 from raise_mdit.corpus import Corpus
-from raise_mdit.encoding import ChatEncoder, TextRow, mixed_row, plain_row
-from raise_mdit.features import ExampleFeatures, cluster
-from raise_mdit.learners.pretrained import Pretrained
+from raise_mdit.encoding import ChatEncoder, TextRow
+from raise_mdit.features import ExampleFeatures
+from raise_mdit.pool import Pool
+from raise_mdit.renewal import num_generations
+from raise_mdit.sources.custom import candidates_of, load_source
 from raise_mdit.sources.mdit import Lengths, interpolate
-from raise_mdit.sources.mosaic import compose
-from raise_mdit.sources.mosaic_rendering import render
-from raise_mdit.sources.mosaic_wording import load_wording
+from raise_mdit.sources.mosaic import Composer
+from raise_mdit.sources.mosaic_wording import Wording
+from raise_mdit.token_counts import TokenCounter
+
+CONFIDENCE = "conditional_log_prob"
+"""Feature that tells how sure a model is of an example, where one has read it."""
+
+CUSTOM_BATCH = 256
+"""Candidates of the user's making that are tokenised together."""
 
 
-class Synthesis:
-    """Makes the candidates of every kind, and encodes them."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CandidatePool:
+    """The candidates of an experiment."""
+
+    pool: Pool
+    rows: CandidateRows
+    encoder: CandidateEncoder
+    notes: tuple[str, ...]
+    """What was made and left out, in sentences."""
+
+
+def synthesise(
+    config: ExperimentConfig,
+    corpus: Corpus,
+    *,
+    encoder: ChatEncoder,
+    pad: int,
+    wording: Wording,
+    features: ExampleFeatures | None,
+) -> CandidatePool:
+    """The candidates that the experiment asks for.
+
+    Args:
+        config: The experiment.
+        corpus: Its examples.
+        encoder: Of conversations.
+        pad: Id of the pad token.
+        wording: What mosaics can say.
+        features: What is known of the examples, in their order; None where no pool needs it.
+
+    Raises:
+        UserError: Pools cannot be made as asked.
+    """
+    synthesis = _Synthesis(config, corpus, encoder, pad, wording, features)
+    pool = Pool.of(synthesis.candidates())
+    rows = CandidateRows(pool, synthesis.candidate_encoder)
+    return CandidatePool(pool, rows, synthesis.candidate_encoder, tuple(synthesis.notes))
+
+
+def made_by_embeddings(config: ExperimentConfig) -> set[Kind]:
+    """Kinds of candidates that are made by the embeddings of examples."""
+    pools = config.pools
+    kinds: set[Kind] = set() if pools.mdit is None else {"mdit"}
+    if pools.mosaic is not None and pools.mosaic.grouping == "similar":
+        kinds.add("mosaic")
+    return kinds
+
+
+def purpose_rng(config: ExperimentConfig, purpose: str) -> np.random.Generator:
+    """A generator of its own for each purpose, the same for every policy and seed."""
+    return np.random.default_rng([config.data.seed, int(content_hash(purpose), 16)])
+
+
+class _Synthesis:
+    """Makes the candidates of every kind, and tells what became of the examples."""
 
     def __init__(
         self,
         config: ExperimentConfig,
         corpus: Corpus,
         encoder: ChatEncoder,
-        pretrained: Pretrained,
+        pad: int,
+        wording: Wording,
         features: ExampleFeatures | None,
     ) -> None:
         self.notes: list[str] = []
         self._config = config
         self._encoder = encoder
-        self._pad = int(pretrained.tokenizer.pad_token_id)
-        self._features = features
-        self._wording = load_wording()
+        self._wording = wording
+        self._embeddings = None if features is None else features.embeddings
+        self._confidence = _confidence(features)
         encoded = corpus.splits["pool"]
         self._examples = {each.example.id: each.example for each in encoded}
         self._texts: dict[str, TextRow] = {each.example.id: each.text for each in encoded}
+        self.candidate_encoder = CandidateEncoder(
+            self._examples, self._texts, encoder=encoder, wording=wording, pad=pad
+        )
 
-    def pool(self) -> tuple[Pool, list[EncodedRow]]:
-        """The candidates, and each as a learner takes it."""
+    def candidates(self) -> Iterator[Candidate]:
+        """The candidates of all generations, in the order of these."""
+        yield from map(self._candidate, self._plain())
         pools = self._config.pools
-        recipes: list[Recipe] = []
+        mosaics = None if pools.mosaic is None else self._composer(pools.mosaic)
+        tasks = None if pools.mdit is None else self._tasks(pools.mdit)
+        interpolated: Counter[str] = Counter()
+        customs = [(source, load_source(source)) for source in pools.custom]
+        too_long: Counter[str] = Counter()
+        for generation in self._generations():
+            if mosaics is not None and pools.mosaic is not None:
+                yield from self._mosaics(mosaics, pools.mosaic, generation)
+            if pools.mdit is not None and tasks is not None:
+                yield from self._interpolations(pools.mdit, tasks, generation, interpolated)
+            for config, source in customs:
+                rng = self._rng(f"custom {config.name}", generation)
+                made = candidates_of(source, config, list(self._examples.values()), rng)
+                yield from self._customs(config, made, generation, too_long)
+        self._tell(mosaics, interpolated, too_long)
+
+    def _generations(self) -> range:
+        made = num_generations(self._config)
+        return range(1, made + 1) if made else range(1)
+
+    def _rng(self, purpose: str, generation: int) -> np.random.Generator:
+        return purpose_rng(self._config, f"{purpose} {generation}" if generation else purpose)
+
+    def _plain(self) -> Iterator[Recipe]:
+        pools, examples = self._config.pools, list(self._examples)
         if pools.original:
-            recipes += [Original(example) for example in self._examples]
-        if pools.mosaic is not None:
-            recipes += self._mosaics(pools.mosaic)
-        if pools.mdit is not None:
-            recipes += self._interpolations(pools.mdit)
-        pairs = [(recipe, self._encode(recipe)) for recipe in recipes]
-        rows = {row.key: row for _, row in pairs}
-        pool = Pool.of([self._candidate(recipe, row) for recipe, row in pairs])
-        return pool, [rows[key] for key in pool.ids]
+            yield from map(Original, examples)
+        elif pools.mosaic is not None and pools.mosaic.replay:
+            count = round(pools.mosaic.replay * len(examples))
+            chosen = self._rng("replay", 0).choice(len(examples), count, replace=False)
+            yield from (Original(examples[row]) for row in np.sort(chosen))
 
-    def _mosaics(self, config: MosaicConfig) -> Sequence[Recipe]:
-        composed = compose(
-            list(self._examples.values()),
-            passes=config.passes,
-            max_instructions=config.max_instructions,
-            max_length=config.max_length or self._config.model.max_length,
-            strategies=config.strategies,
+    def _composer(self, settings: MosaicConfig) -> Composer:
+        counter = TokenCounter(self._encoder)
+        examples = self._examples.values()
+        counter.learn(text for each in examples for text in (each.prompt, each.response))
+        return Composer(
+            list(examples),
+            settings=settings,
+            max_length=settings.max_length or self._config.model.max_length,
             count_tokens=lambda example: len(self._texts[example.id].ids),
-            count_rendered=self._encoder.count,
-            rng=purpose_rng(self._config, "mosaic"),
+            count_rendered=counter.count,
             wording=self._wording,
+            embeddings=self._embeddings,
         )
-        report = composed.report
-        self.notes.append(
-            f"Mosaic-IT: {report.num_mosaics} mosaics of {report.num_examples} examples in "
-            f"{report.num_passes} passes, {report.num_tokens:,} tokens; {report.num_masked} "
-            f"responses masked; {report.num_left_out} times an example was too long even alone."
-        )
-        return composed.recipes
 
-    def _interpolations(self, config: MditConfig) -> Sequence[Recipe]:
-        assert self._features is not None, "MDIT needs embeddings"
+    def _mosaics(
+        self, composer: Composer, settings: MosaicConfig, generation: int
+    ) -> Iterator[Candidate]:
+        for made in composer.compose(settings.passes, self._rng("mosaic", generation)):
+            source = self._sources(made.recipe)
+            yield Candidate(
+                made.recipe, source, made.num_tokens, made.num_response_tokens, generation
+            )
+
+    def _interpolations(
+        self,
+        config: MditConfig,
+        tasks: NDArray[np.int64],
+        generation: int,
+        counts: Counter[str],
+    ) -> Iterator[Candidate]:
+        assert self._embeddings is not None, "MDIT needs embeddings"
         examples = list(self._examples.values())  # in the order of the features
-        embeddings = self._features.embeddings
         made = interpolate(
             examples,
-            embeddings,
-            self._tasks(config, examples, embeddings),
+            self._embeddings,
+            tasks,
             _lengths([self._texts[example.id] for example in examples]),
             num_kept=max(1, round(config.ratio * len(examples))),
             oversample=config.oversample,
             alpha=config.alpha,
+            pairing=config.pairing,
+            confidence=self._confidence,
             num_clusters=config.clusters,
             num_neighbours=config.neighbours,
             max_length=self._config.model.max_length,
-            rng=purpose_rng(self._config, "mdit"),
+            rng=self._rng("mdit", generation),
         )
-        self.notes.append(
-            f"MDIT: {len(made.recipes)} interpolations kept of {made.num_generated} generated; "
-            f"{made.num_too_long} pairs given up for their length."
+        counts.update(
+            kept=len(made.recipes),
+            generated=made.num_generated,
+            too_long=made.num_too_long,
+            alone=made.num_alone,
         )
-        return made.recipes
+        for recipe in made.recipes:
+            yield self._candidate(recipe, generation)
 
-    def _tasks(
-        self, config: MditConfig, examples: Sequence[Example], embeddings: NDArray[np.float32]
-    ) -> NDArray[np.int64]:
-        if config.across == "cluster":
-            return cluster(embeddings, config.clusters, self._config.data.seed)
-        names = [example.source for example in examples]
+    def _customs(
+        self,
+        config: CustomSourceConfig,
+        made: Iterator[Custom],
+        generation: int,
+        too_long: Counter[str],
+    ) -> Iterator[Candidate]:
+        for recipes in _batches(made, CUSTOM_BATCH):
+            texts = self._encoder.encode([recipe.messages for recipe in recipes])
+            for recipe, text in zip(recipes, texts, strict=True):
+                if len(text.ids) > self._config.model.max_length:
+                    too_long[config.name] += 1
+                    continue
+                counts = (len(text.ids), text.num_response_tokens)
+                yield Candidate(recipe, config.name, *counts, generation)
+
+    def _candidate(self, recipe: Recipe, generation: int = 0) -> Candidate:
+        row = self.candidate_encoder.row("", recipe)
+        return Candidate(recipe, self._sources(recipe), row.num_tokens, row.num_scored, generation)
+
+    def _sources(self, recipe: Recipe) -> str:
+        sources = {self._examples[example].source for example, _ in parents_of(recipe)}
+        return "+".join(sorted(sources))
+
+    def _tasks(self, config: MditConfig) -> NDArray[np.int64]:
+        """[M] task of each example; the same in every generation."""
+        if config.tasks == "cluster":
+            assert self._embeddings is not None, "MDIT needs embeddings"
+            return cluster(self._embeddings, config.clusters, self._config.data.seed)
+        names = [example.source for example in self._examples.values()]
         return np.asarray(np.unique(names, return_inverse=True)[1], np.int64)
 
-    def _encode(self, recipe: Recipe) -> EncodedRow:
-        key = _candidate_id(recipe)
-        match recipe:
-            case Original(example):
-                return plain_row(key, self._texts[example])
-            case Mosaic():
-                (text,) = self._encoder.encode([render(recipe, self._examples, self._wording)])
-                return plain_row(key, text)
-            case Mdit(first, second, weight):
-                texts = (self._texts[first], self._texts[second])
-                return mixed_row(key, *texts, weight=weight, pad=self._pad)
+    def _tell(
+        self, composer: Composer | None, interpolated: Counter[str], too_long: Counter[str]
+    ) -> None:
+        if composer is not None:
+            report = composer.report
+            self.notes.append(
+                f"Mosaic-IT: {report.num_mosaics:,} mosaics of {report.num_examples:,} examples "
+                f"in {report.num_passes:,} passes, {report.num_tokens:,} tokens; "
+                f"{report.num_masked:,} responses masked; {report.num_left_out:,} times an example "
+                "was too long even alone."
+            )
+        if self._config.pools.mdit is not None:
+            self.notes.append(
+                f"MDIT: {interpolated['kept']:,} interpolations kept of "
+                f"{interpolated['generated']:,} generated; {interpolated['too_long']:,} pairs "
+                f"given up for their length, {interpolated['alone']:,} for want of a partner."
+            )
+        for name, count in sorted(too_long.items()):
+            self.notes.append(f"{name}: {count} candidates left out for their length.")
 
-    def _candidate(self, recipe: Recipe, row: EncodedRow) -> Candidate:
-        sources = {self._examples[example].source for example, _ in parents_of(recipe)}
-        return Candidate(recipe, "+".join(sorted(sources)), row.num_tokens, row.num_scored)
+
+def _confidence(features: ExampleFeatures | None) -> NDArray[np.float64] | None:
+    """[M] mean log-probability of a response token, where a model has read the examples."""
+    if features is None or CONFIDENCE not in features.names:
+        return None
+    return features.columns[:, features.names.index(CONFIDENCE)]
 
 
-def _candidate_id(recipe: Recipe) -> str:
-    return Candidate(recipe, "", 0, 0).id
+def _batches(values: Iterator[Custom], size: int) -> Iterator[list[Custom]]:
+    batch: list[Custom] = []
+    for value in values:
+        batch.append(value)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _lengths(texts: Sequence[TextRow]) -> Lengths:
     prompts = np.array([int(np.argmax(text.in_response)) for text in texts])
     totals = np.array([len(text.ids) for text in texts])
     return Lengths(prompts, totals - prompts)
-
-
-def purpose_rng(config: ExperimentConfig, purpose: str) -> np.random.Generator:
-    """A generator of its own for each purpose, the same for every policy and seed."""
-    return np.random.default_rng([config.data.seed, int(content_hash(purpose), 16)])

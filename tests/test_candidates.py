@@ -1,13 +1,10 @@
-"""Candidates: ids are hashes of content, and a pool gives back what was put into it."""
+"""Candidates: ids are hashes of content."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import get_args
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,10 +12,10 @@ from hypothesis import strategies as st
 from raise_mdit.candidates import (
     ID_LENGTH,
     Candidate,
+    Custom,
     Mdit,
     Mosaic,
     Original,
-    Pool,
     Recipe,
     Strategy,
     kind_of,
@@ -75,6 +72,13 @@ def candidate(recipe: Recipe, *, source: str = "mine", tokens: int = 9) -> Candi
             "22b8aceb44db1f38577e02f510ae2586",
             id="mdit",
         ),
+        pytest.param(
+            Custom((A,), TURNS),
+            f'["custom",{{"examples":["{A}"],'
+            '"messages":[["user","Grüße?"],["assistant","Hallo"]]}]',
+            "34f5e10118abae9382b54285a5eec1b9",
+            id="custom",
+        ),
     ],
 )
 def test_an_id_is_the_hash_of_kind_and_recipe(recipe: Recipe, text: str, golden: str) -> None:
@@ -111,6 +115,8 @@ def test_different_recipes_have_different_ids() -> None:
         Mdit(A, B, 0.25),
         Mdit(B, A, 0.25),
         Mdit(A, B, 0.5),
+        Custom((A,), TURNS),
+        Custom((B,), TURNS),
     ]
     assert len({candidate(recipe).id for recipe in different}) == len(different)
 
@@ -126,7 +132,7 @@ def test_the_order_of_keys_does_not_change_an_id(choices: dict[str, object]) -> 
 
 
 def test_the_kind_of_a_recipe_is_told_by_its_type() -> None:
-    of_each_kind: list[Recipe] = [Original(A), MOSAIC, Mdit(A, B, 0.5)]
+    of_each_kind: list[Recipe] = [Original(A), MOSAIC, Mdit(A, B, 0.5), Custom((A,), TURNS)]
     assert tuple(map(kind_of, of_each_kind)) == KINDS
 
 
@@ -139,73 +145,10 @@ def test_parents_are_named_with_their_shares() -> None:
         (A, 0.25),
     )
     assert parents_of(Mdit(A, B, 0.25)) == ((A, 0.25), (B, 0.75))
+    assert parents_of(Custom((A, B), TURNS)) == ((A, 0.5), (B, 0.5))
 
 
 @settings(deadline=None)
 @given(recipes)
 def test_shares_of_parents_sum_to_one(recipe: Recipe) -> None:
     assert sum(share for _, share in parents_of(recipe)) == pytest.approx(1.0, abs=1e-12)
-
-
-@settings(deadline=None)
-@given(st.lists(recipes, max_size=5))
-def test_a_pool_gives_back_the_recipes_of_its_candidates(given_recipes: list[Recipe]) -> None:
-    expected = list({candidate(recipe).id: recipe for recipe in given_recipes}.values())
-
-    pool = Pool.of([candidate(recipe) for recipe in given_recipes])
-
-    assert [pool.recipe(row) for row in range(len(pool))] == expected
-
-
-def test_the_columns_of_a_pool_are_those_of_its_candidates() -> None:
-    rows = [
-        Candidate(Mdit(A, B, 0.5), "x+y", 12, 5),
-        Candidate(Original(A), "x", 7, 3),
-        Candidate(MOSAIC, "x", 30, 11),
-    ]
-
-    pool = Pool.of(rows)
-
-    assert len(pool) == 3
-    assert pool.ids == [row.id for row in rows]
-    assert pool.sources == ["x+y", "x", "x"]
-    assert [KINDS[kind] for kind in pool.kinds] == ["mdit", "original", "mosaic"]
-    np.testing.assert_array_equal(pool.num_tokens, [12, 7, 30])
-    np.testing.assert_array_equal(pool.num_response_tokens, [5, 3, 11])
-
-
-def test_of_equal_candidates_the_first_stays_in_its_place() -> None:
-    pool = Pool.of(
-        [
-            candidate(Original(A), source="first"),
-            candidate(Original(B)),
-            candidate(Original(A), source="second"),
-        ]
-    )
-
-    assert [pool.recipe(row) for row in range(len(pool))] == [Original(A), Original(B)]
-    assert pool.sources == ["first", "mine"]
-
-
-def test_a_pool_is_read_as_it_was_written(tmp_path: Path) -> None:
-    rows = [candidate(recipe) for recipe in (Original("ü\u2028\0"), MOSAIC, Mdit(A, B, 1 / 3))]
-    written = Pool.of(rows)
-
-    written.write(tmp_path / "pool.parquet")
-
-    read = Pool.read(tmp_path / "pool.parquet")
-    assert read.table.equals(written.table)
-    assert [read.recipe(row) for row in range(3)] == [row.recipe for row in rows]
-
-
-def test_a_pool_of_nothing_is_empty(tmp_path: Path) -> None:
-    Pool.of([]).write(tmp_path / "pool.parquet")
-
-    read = Pool.read(tmp_path / "pool.parquet")
-
-    assert len(read) == len(read.ids) == len(read.kinds) == 0
-
-
-def test_another_table_is_no_pool() -> None:
-    with pytest.raises(AssertionError, match="not a pool"):
-        Pool(pa.table({"id": ["a"]}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def test_faults_are_listed_without_a_traceback(
     assert not (minimal.parent / "runs").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["pool", "--help"], ["export", "--help"]]
+)
 def test_help_teaches(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,3 +158,135 @@ def test_a_model_that_is_not_there_is_the_users_mistake(
     shown = capsys.readouterr().err
     assert "model.name: 'nobody/nothing' could not be loaded" in shown
     assert "Traceback" not in shown
+
+
+# --- Pools.
+
+
+@pytest.fixture
+def pools(
+    minimal: Path,
+    random_llama: Callable[..., Any],
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """An experiment with every kind of pool that the program makes, on a tiny random model."""
+    folder = minimal.parent
+    monkeypatch.setenv("RAISE_MDIT_CACHE", str(folder / "cache"))
+    random_llama().save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    more = """
+model: {name: ./model, max_length: 120}
+pools: {mosaic: {passes: 2}, mdit: {clusters: 2}}
+"""
+    minimal.write_text(MINIMAL + more)
+    return minimal
+
+
+def counted(table: str) -> dict[str, list[str]]:
+    """The fields of each line of a table, by the first."""
+    lines = [line.split() for line in table.splitlines() if line.strip()]
+    return {fields[0]: fields[1:] for fields in lines}
+
+
+def test_pool_tells_what_is_in_every_kind(
+    pools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "pool", str(pools)) == 0
+
+    shown = capsys.readouterr().out
+    lines = counted(shown)
+    assert {"original", "mosaic", "mdit", "all"} <= set(lines)
+    assert lines["original"][:3] == ["40", "40", "1.00"]
+    assert lines["mdit"][:3:2] == ["20", "2.00"]
+    assert int(lines["mosaic"][0]) == int(lines["all"][0]) - 60
+    assert lines["original"][6] == "20"  # steps of 2
+    assert "mosaics in 2.0 passes over 40 examples" in shown
+    assert "pool 40 examples" in shown
+    assert "kB of memory" in shown
+    assert not (pools.parent / "runs").exists()
+
+
+def test_pool_shows_candidates_of_each_kind(
+    pools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "pool", str(pools), "--show", "2") == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line.split()[1] for line in lines if line.startswith("── ")]
+    assert heads == ["original", "original", "mosaic", "mosaic", "mdit", "mdit"]
+
+
+def test_pool_shows_one_kind_and_by_the_same_seed_the_same(
+    pools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(seed: int) -> str:
+        arguments = ("--show", "1", "--kind", "mdit", "--seed", str(seed))
+        assert call(monkeypatch, "pool", str(pools), *arguments) == 0
+        return capsys.readouterr().out.split("of memory.")[1]
+
+    first = shown(0)
+
+    assert "── mdit" in first
+    assert "first parent, prompt" in first
+    assert "nearest" in first
+    assert "── mosaic" not in first
+    assert shown(0) == first != shown(1)
+
+
+def test_pool_writes_what_other_trainers_read(
+    pools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    assert call(monkeypatch, "pool", str(pools), "--out", "pool.parquet") == 0
+
+    out = capsys.readouterr().out
+    rows = datasets.load_dataset(
+        "parquet",
+        data_files=str(pools.parent / "pool.parquet"),
+        split="train",
+        cache_dir=str(pools.parent / "datasets"),
+    )
+    kinds = [row["kind"] for row in rows]
+    assert f"{len(kinds)} conversations in pool.parquet; interpolations left out: 20" in out
+    assert kinds.count("original") == 40
+    assert kinds.count("mosaic") == int(counted(out)["mosaic"][0])
+    assert all(row["messages"][-1]["role"] == "assistant" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--kind", "mosaic"], "give --show N"),
+        (["--seed", "1"], "give --show N"),
+        (["--show", "1", "--kind", "mosiac"], "Did you mean 'mosaic'?"),
+        (["--show", "1", "--kind", "custom"], "no custom candidates"),
+        (["--show", "0"], "--show"),
+        (["--out", "pool.csv"], ".parquet, .jsonl"),
+    ],
+)
+def test_what_pool_cannot_do_is_the_users_mistake(
+    arguments: list[str],
+    words: str,
+    pools: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, "pool", str(pools), *arguments) == 2
+
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Traceback" not in shown
+
+
+def test_a_pool_without_a_candidate_says_why(
+    pools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = ("pools.original=false", "pools.mdit=null", "pools.mosaic.max_length=16")
+    prompt = f"model.system_prompt={'long ' * 16}"
+    changes = [part for change in (*only, prompt) for part in ("--set", change)]
+
+    assert call(monkeypatch, "pool", str(pools), *changes) == 2
+
+    assert "no candidate" in capsys.readouterr().err

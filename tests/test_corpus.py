@@ -52,7 +52,9 @@ def config(folder: Path, **changes: Any) -> DataConfig:
 
 
 def read(data: DataConfig, tokenizer: Any, max_length: int = 16) -> Corpus:
-    return read_corpus(data, ChatEncoder(tokenizer), max_length=max_length)
+    assert data.root is not None
+    cache = Path(data.root) / "cache"
+    return read_corpus(data, ChatEncoder(tokenizer), max_length=max_length, cache=cache)
 
 
 def num_examples(corpus: Corpus) -> dict[SplitName, int]:

@@ -130,10 +130,29 @@ def test_a_window_may_be_the_whole_pool(fields: Fields) -> None:
     assert faults(fields) == {}
 
 
-def test_pairs_across_sources_need_two(fields: Fields) -> None:
-    fields["data"]["pool"] = ({"source": "tasks", "rows": 100},)
-    fields["pools"] = {"mdit": {"across": "source"}}
-    assert faults(fields)["pools.mdit.across"].startswith("no pairs across sources: `data.pool`")
+def test_faults_of_pools_are_among_them(fields: Fields) -> None:
+    fields["pools"] = {"renew": "episode"}
+    assert list(faults(fields)) == ["pools.renew"]
+
+
+def test_a_wording_is_a_file(fields: Fields, tmp_path: Path) -> None:
+    (tmp_path / "wording.yaml").touch()
+    fields["pools"] = {"mosaic": {"wording": str(tmp_path / "wordings.yaml")}}
+    message = faults(fields)["pools.mosaic.wording"]
+    assert message.startswith("there is no file")
+    assert "wording.yaml" in message.removeprefix("there is no file")
+    fields["pools"] = {"mosaic": {"wording": str(tmp_path / "wording.yaml")}}
+    assert faults(fields) == {}
+
+
+def test_a_custom_pool_has_a_size_that_only_the_source_knows(fields: Fields) -> None:
+    fields["pools"] = {"custom": ({"kind": "a:B", "name": "own"},)}
+    assert largest_pool(ExperimentConfig.model_validate(fields)) is None
+
+
+def test_replayed_examples_count(fields: Fields) -> None:
+    fields["pools"] = {"original": False, "mosaic": {"passes": 2, "replay": 0.25}}
+    assert largest_pool(ExperimentConfig.model_validate(fields)) == 200 + 25
 
 
 def test_a_mosaic_fits_the_model(fields: Fields) -> None:

@@ -113,7 +113,7 @@ SCHEMA_FAULTS = {
         "learner:\n",
         "pools: {mosaic: {strategies: {permut: 1}}}\nlearner:\n",
         ":21:31: pools.mosaic.strategies.permut: unknown key, allowed here: primary, format, "
-        "permute, maskout. Did you mean 'permute'?",
+        "permute, maskout, permute_maskout, turns. Did you mean 'permute'?",
     ),
     "unknown kind": (
         "  - kind: random",

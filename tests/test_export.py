@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from raise_mdit.candidates import Candidate, Mdit, Original, Pool, Recipe, make_example
+from raise_mdit.candidates import Candidate, Mdit, Original, Recipe, make_example
 from raise_mdit.comparison import ArmResult, summarise, to_json
 from raise_mdit.core import Cost, Example, Message
 from raise_mdit.errors import RunError
 from raise_mdit.export import export_schedule
+from raise_mdit.pool import Pool
 from raise_mdit.runs import write_text
 from raise_mdit.schedule import Pick, order_digest, write_schedule
 

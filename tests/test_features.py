@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from raise_mdit.candidates import Candidate, Mdit, Mosaic, Original, Pool, Recipe
+from raise_mdit import features as features_module
+from raise_mdit.candidates import Candidate, Mdit, Mosaic, Original, Recipe
 from raise_mdit.core import KINDS, Cost
 from raise_mdit.features import (
     CLIP,
@@ -22,11 +23,11 @@ from raise_mdit.features import (
     FeatureTable,
     build_features,
     candidate_embeddings,
-    cluster,
     nearest_first,
     standardised,
     unit_rows,
 )
+from raise_mdit.pool import Pool
 
 M, H = 12, 6
 ROWS = {f"e{i}": i for i in range(M)}
@@ -196,11 +197,11 @@ def test_columns_are_named_and_kinds_are_marked() -> None:
     assert found.names == (
         *("prompt_tokens", "response_tokens", "depth", "width"),
         *("semantic_0", "semantic_1", "semantic_2"),
-        *("is_original", "is_mosaic", "is_mdit"),
+        *("is_original", "is_mosaic", "is_mdit", "is_custom"),
     )
     assert found.values.shape == (M + len(MADE), len(found.names))
     assert found.values.dtype == np.float32
-    marks = [[1, 0, 0]] * M + [[0, 1, 0]] * 2 + [[0, 0, 1]] * 2
+    marks = [[1, 0, 0, 0]] * M + [[0, 1, 0, 0]] * 2 + [[0, 0, 1, 0]] * 2
     np.testing.assert_array_equal(found.values[:, -len(KINDS) :], marks)
 
 
@@ -213,8 +214,8 @@ def test_features_are_the_same_each_time() -> None:
 
 def test_there_are_no_more_components_than_dimensions_or_candidates() -> None:
     assert features(ORIGINALS, known(), semantic_size=32).names.count("semantic_5") == 1
-    assert features(ORIGINALS, known(), semantic_size=32).values.shape[1] == 4 + H + 3
-    assert features(ORIGINALS[:3], known(), semantic_size=32).values.shape[1] == 4 + 3 + 3
+    assert features(ORIGINALS, known(), semantic_size=32).values.shape[1] == 4 + H + len(KINDS)
+    assert features(ORIGINALS[:3], known(), semantic_size=32).values.shape[1] == 4 + 3 + len(KINDS)
 
 
 def test_equal_embeddings_give_semantic_features_of_zero() -> None:
@@ -266,31 +267,25 @@ def test_strata_without_members_have_no_number() -> None:
     assert found.tolist() == [0, 0, 1, 1]
 
 
-def test_far_apart_points_are_clustered_together_with_their_like() -> None:
-    found = cluster(blobs(), 2, seed=0)
+def test_a_large_pool_is_described_in_blocks_as_a_small_one_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = features(ORIGINALS + MADE, known(blobs()), num_clusters=2)
 
-    np.testing.assert_array_equal(found == found[0], np.arange(M) % 2 == 0)
+    monkeypatch.setattr(features_module, "FITTED_ROWS", len(ORIGINALS + MADE) - 1)
+    blocks = features(ORIGINALS + MADE, known(blobs()), num_clusters=2)
 
-
-def test_there_are_no_more_clusters_than_distinct_points() -> None:
-    points = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
-
-    found = cluster(points, 8, seed=0)
-
+    assert blocks.names == whole.names
+    assert blocks.values.shape == whole.values.shape
+    assert np.isfinite(blocks.values).all()
+    np.testing.assert_array_equal(blocks.values[:, :4], whole.values[:, :4])
+    # All but one row fit the components: the first, which parts the blobs, is nearly the same.
+    first, other = whole.values[:, 4], blocks.values[:, 4]
+    assert abs(np.corrcoef(first, other)[0, 1]) > 0.99
     np.testing.assert_array_equal(
-        found[:, None] == found[None, :], np.kron(np.eye(3), np.ones((4, 4)))
+        blocks.strata[:M][:, None] == blocks.strata[:M][None, :],
+        whole.strata[:M][:, None] == whole.strata[:M][None, :],
     )
-    assert set(found.tolist()) == {0, 1, 2}
-
-
-@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
-def test_points_that_differ_by_rounding_leave_no_cluster_empty() -> None:
-    near = np.eye(3, dtype=np.float32) + np.float32(1.0)
-    points = np.concatenate([near, np.nextafter(near, np.float32(3)), np.nextafter(near, -near)])
-
-    found = cluster(points, 8, seed=0)
-
-    assert sorted(set(found.tolist())) == list(range(found.max() + 1))
 
 
 # --- Nearest to the target data.

@@ -27,6 +27,14 @@ DRAWN = (
     "fine-tunings can step together only if there is no dropout, which would be drawn differently "
     "(lora.dropout 0); write 1 here"
 )
+NOISED = (
+    "fine-tunings can step together only if there is no noise, which would be drawn differently "
+    "(learner.embedding_noise 0); write 1 here"
+)
+FROZEN = (
+    "needs every layer trained, as outputs of frozen layers are computed once; write 0, or "
+    "trainable kind `full`, or `lora` with layers `all`"
+)
 NO_EFFECT = "has no effect: no policy learns; add `- kind: ppo` or remove it"
 
 
@@ -68,6 +76,9 @@ def faults(fields: Fields) -> list[tuple[str, str]]:
         experiment(features={"tier": "model", "auxiliary_model": "owner/model"}),
         experiment(environment={"budget": {"tokens": 100}}, reward={"every": 10**6}),
         experiment(environment={"budget": {"tokens": 100}}, policy={"minibatches": 10**6}),
+        experiment(learner={**FULL, "embedding_noise": 5}),
+        experiment(learner={"trainable": LORA, "embedding_noise": 5}),
+        experiment(policy={"parallel_episodes": 2}, learner={"label_smoothing": 0.1}),
         without_learning(),
         without_learning(proxy_learner=None),
     ],
@@ -124,11 +135,24 @@ def test_what_a_policy_collects_comes_in_whole_parts(
         ({"proxy_learner": FULL}, [NOT_SHARED]),
         ({"learner": {"trainable": LORA}, "proxy_learner": DROPPED}, [DRAWN]),
         ({"learner": FULL, "features": {"tier": "gradient"}}, [NO_GRADIENT, NOT_SHARED]),
+        ({"learner": {"trainable": LORA, "embedding_noise": 5}}, [NOISED]),
     ],
 )
 def test_only_stacked_fine_tunings_step_together(sections: Fields, messages: list[str]) -> None:
     fields = experiment(policy={"parallel_episodes": 2}, **sections)
     assert faults(fields) == [(TOGETHER, message) for message in messages]
+
+
+@pytest.mark.parametrize(
+    "trainable", [{"kind": "top_layers", "layers": 2}, {**LORA, "layers": 2}], ids=["top", "lora"]
+)
+@pytest.mark.parametrize("section", ["learner", "proxy_learner"])
+@pytest.mark.parametrize("make", [experiment, without_learning])
+def test_noise_on_embeddings_needs_every_layer_trained(
+    make: Any, section: str, trainable: Fields
+) -> None:
+    fields = make(**{section: {"trainable": trainable, "embedding_noise": 5}})
+    assert (f"{section}.embedding_noise", FROZEN) in faults(fields)
 
 
 @pytest.mark.parametrize("sections", [{"proxy_learner": {}}, {"reward": {}}])

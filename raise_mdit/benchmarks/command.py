@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from raise_mdit.benchmarks.tables import as_markdown, as_rich, tables
 from raise_mdit.errors import ModelError, UserError
 from raise_mdit.learners.forward import resolve_precision
 from raise_mdit.learners.pretrained import Device
+from raise_mdit.progress import Progress
 from raise_mdit.runs import cache_directory, write_json
 from raise_mdit.terminal import Bars
 
@@ -72,19 +73,29 @@ def main(
     """
     options = _parser().parse_args(arguments)
     err = err or Console(stderr=True, soft_wrap=True)
+    return exit_code(lambda: _benchmark(options, call, out or Console(soft_wrap=True), err), err)
+
+
+def exit_code(work: Callable[[], None], err: Console) -> int:
+    """0, or what the user's mistake ends in, told in one line."""
     try:
-        _benchmark(options, call, out or Console(soft_wrap=True), err)
+        work()
     except UserError as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False)
         return error.exit_code
     return 0
 
 
+def progress_in(console: Console) -> Progress:
+    """Bars in a terminal, elsewhere a line for each stage."""
+    return Bars(console) if console.is_terminal else _Lines(console)
+
+
 def _benchmark(options: argparse.Namespace, call: Call, out: Console, err: Console) -> None:
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
     device = _device(options.device)
-    progress = Bars(err) if err.is_terminal else _Lines(err)
+    progress = progress_in(err)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             setting = prepare_setting(

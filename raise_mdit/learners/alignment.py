@@ -76,9 +76,10 @@ class GradientAlignment:
     ) -> tuple[NDArray[np.float32], Cost]:
         """Dot products [W] of the candidates' gradients with the validation gradient.
 
-        A candidate's loss is its mean over label mass, as if the learner took a step on it alone;
-        the validation loss is the mean over that of all rows. The products are not divided by
-        norms: a candidate of a longer gradient, such as a short row, reaches further either way.
+        A candidate's loss is its mean over label mass, as if the learner took a step on it alone
+        without dropout, label smoothing or embedding noise; the validation loss is the mean over
+        that of all rows. The products are not divided by norms: a candidate of a longer gradient,
+        such as a short row, reaches further either way.
 
         Args:
             candidates: Plain or interpolated rows.

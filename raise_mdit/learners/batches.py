@@ -3,7 +3,7 @@
 Rows are padded on the right and attention is causal, so no real token ever attends to padding and
 no mask is needed.
 
-Shapes: ``B`` rows, ``T`` longest row, ``R`` scored positions of all rows.
+Shapes: ``B`` rows, ``T`` longest row, ``R`` scored positions of all rows, ``H`` embedding size.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Batch:
     """Both parents' next tokens."""
     weights_R2: torch.Tensor
     """Share of each target in the label, float32."""
+    noise_BTH: torch.Tensor | None = None
+    """Added to the input embeddings, float32; None for nothing."""
 
     @property
     def num_padded_tokens(self) -> int:

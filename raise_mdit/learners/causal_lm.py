@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from transformers import PreTrainedModel
 
 from raise_mdit.config import LearnerConfig
 from raise_mdit.core import Cost, EncodedRow, Evaluation, UpdateStats
+from raise_mdit.errors import ModelError
 from raise_mdit.learners import losses
 from raise_mdit.learners.adamw import LearnerSnapshot, TunedParameters
 from raise_mdit.learners.batches import Batch, collate, length_buckets, length_sorted_batches
+from raise_mdit.learners.embedding_noise import draw_noise
 from raise_mdit.learners.flops import PartFlops, flops_model, part_flops
 from raise_mdit.learners.forward import LayeredForward, Precision
 from raise_mdit.learners.trainable import TrainablePart, make_trainable
@@ -50,6 +53,7 @@ class CausalLmLearner:
         self._part = part
         self._flops = flops
         self._cache = cache
+        self._config = config
         self._seed = seed
         self._tuned = TunedParameters(part.parameters, config)
 
@@ -107,7 +111,8 @@ class CausalLmLearner:
         cost = Cost()
         for indices in length_sorted_batches(items, max_tokens=EVALUATION_TOKENS):
             rows = [items[i] for i in indices]
-            final_BTH, batch, owed = self._final(rows, training=False)
+            batch = collate(rows, device=self._part.forward.device)
+            final_BTH, owed = self._final(rows, batch, training=False)
             scores = losses.score(self._part.forward, final_BTH, batch)
             sums[indices] = losses.row_sums(scores.losses_R, batch, len(rows))
             exact[indices] = losses.rows_exact(scores.exact_R, batch, len(rows))
@@ -121,7 +126,7 @@ class CausalLmLearner:
         )
 
     def snapshot(self) -> LearnerSnapshot:
-        """Parameters, optimizer state and the state of dropout, copied."""
+        """Parameters, optimizer state and the state of dropout and noise, copied."""
         return self._tuned.snapshot()
 
     def restore(self, snapshot: object) -> None:
@@ -131,22 +136,34 @@ class CausalLmLearner:
     def _accumulate_gradients(self, rows: list[EncodedRow]) -> tuple[torch.Tensor, Cost]:
         forward = self._part.forward
         label_mass = float(sum(row.target_weights.sum() for row in rows))
+        smoothing = self._config.label_smoothing
+        rng = np.random.default_rng((self._seed, self._tuned.num_updates))
         loss = torch.zeros((), device=forward.device)
         cost = Cost()
         for indices in length_buckets(rows, overhead=BUCKET_OVERHEAD[forward.device.type]):
             group = [rows[i] for i in indices]
-            final_BTH, batch, owed = self._final(group, training=True)
-            loss += losses.backward(forward, final_BTH, batch, label_mass=label_mass)
+            batch = self._noised(group, collate(group, device=forward.device), rng)
+            final_BTH, owed = self._final(group, batch, training=True)
+            loss += losses.backward(
+                forward, final_BTH, batch, label_mass=label_mass, label_smoothing=smoothing
+            )
             cost = cost.plus(owed).plus(_cost(group, batch, self._flops.update))
         return loss, cost
 
-    def _final(self, rows: list[EncodedRow], *, training: bool) -> tuple[torch.Tensor, Batch, Cost]:
+    def _noised(self, rows: list[EncodedRow], batch: Batch, rng: np.random.Generator) -> Batch:
+        """The batch with noise of its own; the batch itself where none is asked for."""
+        if self._config.embedding_noise == 0:
+            return batch
+        size = self._part.forward.embedding_size
+        noise_BTH = draw_noise(rows, alpha=self._config.embedding_noise, size=size, rng=rng)
+        return replace(batch, noise_BTH=noise_BTH.to(self._part.forward.device))
+
+    def _final(
+        self, rows: list[EncodedRow], batch: Batch, *, training: bool
+    ) -> tuple[torch.Tensor, Cost]:
         """Final hidden states, and what is owed for layers below those that are trained."""
-        forward = self._part.forward
-        batch = collate(rows, device=forward.device)
-        forward.set_training(training)
-        final_BTH, owed = final_states(forward, self._cache, rows, batch)
-        return final_BTH, batch, owed
+        self._part.forward.set_training(training)
+        return final_states(self._part.forward, self._cache, rows, batch)
 
 
 def build_learner(
@@ -163,7 +180,7 @@ def build_learner(
         model: Untuned.
         config: How a batch changes it.
         precision: Arithmetic of the passes.
-        seed: Of adapters and dropout.
+        seed: Of adapters, dropout and embedding noise.
         store: Where outputs of frozen layers are kept, by the number of those layers; None keeps
             them in memory alone.
 
@@ -173,6 +190,12 @@ def build_learner(
     whole = LayeredForward(model, split=0, precision=precision)
     flops = flops_model(model, whole.layers)
     part = make_trainable(model, config.trainable, precision=precision, seed=seed)
+    if config.embedding_noise > 0 and part.forward.split > 0:
+        raise ModelError(
+            "learner.embedding_noise: noise on the input needs every layer at each step, and the "
+            f"outputs of the {part.forward.split} frozen layers are computed once; write 0, or "
+            "train `full` or `lora` with layers `all`"
+        )
     return CausalLmLearner(
         part,
         flops=part_flops(model, part.forward),

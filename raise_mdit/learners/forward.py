@@ -60,20 +60,26 @@ class LayeredForward:
         """V, the tokens that the head scores."""
         return int(self._head.weight.shape[0])
 
+    @property
+    def embedding_size(self) -> int:
+        """Width of the input embeddings."""
+        return self._model.get_input_embeddings().get_parameter("weight").shape[1]
+
     def set_training(self, training: bool) -> None:
         """Turn dropout on or off; what lies below ``split``, embeddings too, never has it."""
         self._model.train(training and self.split == 0)
         self.layers[self.split :].train(training)
 
     def embed(self, batch: Batch) -> torch.Tensor:
-        """Input embeddings [B, T, H]; interpolated where a row has two parents."""
+        """Input embeddings [B, T, H]; interpolated where a row has two parents, and then noised."""
         table = self._model.get_input_embeddings()
-        first: torch.Tensor = table(batch.ids_BT)
-        if batch.partner_ids_BT is None:
-            return first
-        mix = batch.mix_B[:, None, None].to(first.dtype)
-        second: torch.Tensor = table(batch.partner_ids_BT)
-        return mix * first + (1 - mix) * second
+        embeds: torch.Tensor = table(batch.ids_BT)
+        if batch.partner_ids_BT is not None:
+            mix = batch.mix_B[:, None, None].to(embeds.dtype)
+            embeds = mix * embeds + (1 - mix) * table(batch.partner_ids_BT)
+        if batch.noise_BTH is not None:
+            embeds = embeds + batch.noise_BTH.to(embeds.dtype)
+        return embeds
 
     @torch.no_grad()
     def trunk(self, embeds_BTH: torch.Tensor) -> torch.Tensor:

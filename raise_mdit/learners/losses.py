@@ -1,7 +1,9 @@
 """The soft-label cross-entropy, in chunks of positions: logits never stand in memory as a whole.
 
 With weights a and b on targets i and j a position costs a CE(i) + b CE(j), which equals the
-cross-entropy against the dense soft label a e_i + b e_j (MDIT, arXiv 2504.07288).
+cross-entropy against the dense soft label a e_i + b e_j (MDIT, arXiv 2504.07288). In training a
+share of that label may go to all words evenly, the rest staying where it was (label smoothing,
+Szegedy et al. 2016, arXiv 1512.00567, sec. 7): the label keeps its mass a + b.
 
 Shapes: ``B`` rows, ``T`` tokens, ``R`` scored positions, ``H`` hidden size, ``V`` vocabulary.
 """
@@ -39,31 +41,48 @@ def score(forward: LayeredForward, final_BTH: torch.Tensor, batch: Batch) -> Pos
     exact: list[torch.Tensor] = []
     for part in _chunks(forward, len(hidden_RH)):
         logits_CV = forward.logits(hidden_RH[part])
-        losses.append(_losses(logits_CV, batch, part))
+        losses.append(_losses(logits_CV, batch, part, label_smoothing=0.0))
         exact.append(logits_CV.argmax(dim=-1) == batch.targets_R2[part, 0])
     return PositionScores(torch.cat(losses), torch.cat(exact))
 
 
 def backward(
-    forward: LayeredForward, final_BTH: torch.Tensor, batch: Batch, *, label_mass: float
+    forward: LayeredForward,
+    final_BTH: torch.Tensor,
+    batch: Batch,
+    *,
+    label_mass: float,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Sum of the scored positions' losses over ``label_mass``; its gradients are accumulated."""
     shares = replace(batch, weights_R2=batch.weights_R2 / label_mass)
-    return backward_each(forward, final_BTH, shares).sum()
+    return backward_each(forward, final_BTH, shares, label_smoothing=label_smoothing).sum()
 
 
-def backward_each(forward: LayeredForward, final_BTH: torch.Tensor, batch: Batch) -> torch.Tensor:
+def backward_each(
+    forward: LayeredForward,
+    final_BTH: torch.Tensor,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
     """[R] loss of each scored position; the gradients of their sum are accumulated.
 
     Each chunk goes forth and back through the head before the next is begun, and the layers below
     get the gradient of all chunks at once.
+
+    Args:
+        forward: Whose head scores.
+        final_BTH: What the head is given.
+        batch: Where they were collated.
+        label_smoothing: Share of each label that goes to the whole vocabulary evenly.
     """
     hidden_RH = final_BTH.flatten(0, 1)[batch.scored_R]
     gradients: list[torch.Tensor] = []
     losses: list[torch.Tensor] = []
     for part in _chunks(forward, len(hidden_RH)):
         leaf_CH = hidden_RH[part].detach().requires_grad_()
-        losses_C = _losses(forward.logits(leaf_CH), batch, part)
+        losses_C = _losses(forward.logits(leaf_CH), batch, part, label_smoothing=label_smoothing)
         losses_C.sum().backward()
         assert leaf_CH.grad is not None
         gradients.append(leaf_CH.grad)
@@ -90,6 +109,13 @@ def _chunks(forward: LayeredForward, num_positions: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, num_positions, size)]
 
 
-def _losses(logits_CV: torch.Tensor, batch: Batch, part: slice) -> torch.Tensor:
-    log_probs_C2 = logits_CV.log_softmax(dim=-1).gather(1, batch.targets_R2[part])
-    return -(batch.weights_R2[part] * log_probs_C2).sum(dim=-1)
+def _losses(
+    logits_CV: torch.Tensor, batch: Batch, part: slice, *, label_smoothing: float
+) -> torch.Tensor:
+    log_probs_CV = logits_CV.log_softmax(dim=-1)
+    weights_C2 = batch.weights_R2[part]
+    losses_C = -(weights_C2 * log_probs_CV.gather(1, batch.targets_R2[part])).sum(dim=-1)
+    if label_smoothing == 0.0:
+        return losses_C
+    even_C = -weights_C2.sum(dim=-1) * log_probs_CV.mean(dim=-1)
+    return (1.0 - label_smoothing) * losses_C + label_smoothing * even_C

@@ -153,7 +153,10 @@ class StackedCausalLmLearners:
         masses_R = torch.from_numpy(np.repeat(np.array(masses_A, np.float32), counts_A))
         shares_R2 = batch.weights_R2 / masses_R.to(self._forward.device)[:, None]
         losses_R = losses.backward_each(
-            self._forward, self._final(self._enter(rows)), replace(batch, weights_R2=shares_R2)
+            self._forward,
+            self._final(self._enter(rows)),
+            replace(batch, weights_R2=shares_R2),
+            label_smoothing=self._config.label_smoothing,
         )
         return torch.stack([own.sum() for own in losses_R.split(counts_A)])
 
@@ -202,6 +205,11 @@ def build_stacked_learners(
         raise ModelError(
             "learner.trainable.kind: learners that step together share the layers that are not "
             "trained, and full trains all; set parallel_episodes to 1, or take top_layers or lora"
+        )
+    if config.embedding_noise > 0:
+        raise ModelError(
+            "learner.embedding_noise: noise would be drawn for all learners at once and differ "
+            "from what each draws alone; set parallel_episodes to 1, or embedding_noise to 0"
         )
     whole = LayeredForward(model, split=0, precision=precision)
     flops = flops_model(model, whole.layers)

@@ -36,6 +36,9 @@ Mask = Literal["listed", "longest", "shortest", "odd", "even"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 """Orders of responses that Permute offers (arXiv 2405.13326)."""
 
+MASKS: tuple[Mask, ...] = get_args(Mask)
+"""Masks that Maskout offers."""
+
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 

@@ -175,6 +175,26 @@ def test_random_picks_are_uniform_over_ordered_pairs() -> None:
     assert chisquare(list(counts.values())).pvalue > 0.001
 
 
+def test_random_picks_are_uniform_over_what_is_allowed() -> None:
+    allowed = np.array([False, True, False, True, True])
+    policy = random_policy(np.random.default_rng(0), num_picks=2, allowed=allowed)
+
+    counts = Counter(
+        tuple(picks_of(policy, window([0, 1, 2, 3, 4], num_slots=7))) for _ in range(3000)
+    )
+
+    assert set(counts) == {(a, b) for a in (1, 3, 4) for b in (1, 3, 4) if a != b}
+    assert chisquare(list(counts.values())).pvalue > 0.001
+
+
+def test_what_is_not_allowed_is_not_picked_though_all_else_is_used() -> None:
+    policy = random_policy(
+        np.random.default_rng(0), num_picks=1, allowed=np.array([True, False, False])
+    )
+
+    assert picks_of(policy, window([2, 0, 1], selected=[0, 5, 0])) == [1]
+
+
 def test_random_picks_repeat_with_the_seed() -> None:
     observation = window(list(range(40)))
     one, same, other = random(8), random(8), random(8, seed=1)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from raise_mdit.candidates import Pool
 from raise_mdit.comparison import arms_from_json
 from raise_mdit.core import KINDS
 from raise_mdit.learners.pretrained import load_pretrained
+from raise_mdit.pool import Pool
 
 pytestmark = pytest.mark.model
 
@@ -24,7 +24,7 @@ SHORTER = (
     "data.pool.0.rows=160",
     "data.reward_validation.0.rows=12",
     "data.test.0.rows=12",
-    "pools={mosaic: {max_instructions: 2}, mdit: {ratio: 0.2, clusters: 3, across: cluster}}",
+    "pools={mosaic: {max_instructions: 2}, mdit: {ratio: 0.2, clusters: 3, tasks: cluster}}",
     "environment={window: 48, batch_size: 8, budget: {steps: 4}}",
     "reward={every: 2, items: 8}",
     "policies.ppo={kind: ppo, episodes: 4, episodes_per_update: 2}",

@@ -70,9 +70,9 @@ def rules(
     )
 
 
-def begun(episode_rules: EpisodeRules, signal: Signal | None = None) -> Episode:
+def begun(episode_rules: EpisodeRules, signal: Signal | None = None, *, number: int = 0) -> Episode:
     rng = np.random.default_rng(0)
-    return Episode(episode_rules, base_loss=BASE_LOSS, rng=rng, signal=signal)
+    return Episode(episode_rules, number=number, base_loss=BASE_LOSS, rng=rng, signal=signal)
 
 
 def take_step(episode: Episode, loss: float, *, training_loss: float = 1.0) -> Step:

@@ -362,7 +362,7 @@ def test_a_batch_larger_than_the_window_is_refused() -> None:
 
 
 def test_a_batch_larger_than_the_pool_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"batch_size 7 is more than the 6 .*window 9, pool 6"):
+    with pytest.raises(ValueError, match=r"batch_size 7 is more than the 6 .*window 9, on offer 6"):
         environment(batch_size=7, window=9)
 
 
@@ -375,7 +375,7 @@ def test_an_episode_starts_with_nothing_picked() -> None:
 
     observation, _ = env.reset()
 
-    assert observation["context"].tolist() == [1, 0, 0, 0, 0, 0]
+    assert observation["context"].tolist() == [1, 0, 0, 0, 0, 0, 0]
     assert observation["selected"].tolist() == [0] * 6
 
 
@@ -386,7 +386,7 @@ def test_an_observation_says_what_was_picked_and_where_training_stands() -> None
     observation = steps[-1][0]
 
     assert observation["selected"].tolist() == [2, 1, 1, 0, 0, 0]
-    assert observation["context"].tolist() == [5.5 / 8, 2 / 4, 0.5 / 8, 3 / 4, 1 / 4, 0]
+    assert observation["context"].tolist() == [5.5 / 8, 2 / 4, 0.5 / 8, 3 / 4, 1 / 4, 0, 0]
     assert observation["candidates"].tolist() == [[i, 10 * i] for i in range(6)]
 
 

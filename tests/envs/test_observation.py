@@ -72,12 +72,13 @@ def test_the_context_is_stage_and_shares_of_picks_by_kind() -> None:
         "share_original": 0.75,
         "share_mosaic": 0.25,
         "share_mdit": 0.0,
+        "share_custom": 0.0,
     }
     assert dict(zip(CONTEXT, found.tolist(), strict=True)) == expected
 
 
 def test_shares_are_zero_before_the_first_pick() -> None:
-    assert observed([0, 1], [0, 0, 0, 0], num_slots=2)["context"][3:].tolist() == [0, 0, 0]
+    assert observed([0, 1], [0, 0, 0, 0], num_slots=2)["context"][3:].tolist() == [0, 0, 0, 0]
 
 
 def test_an_episode_starts_at_the_losses_own_level() -> None:
@@ -116,7 +117,7 @@ def test_picks_count_as_a_table_of_all_candidates_would(batches: list[set[int]])
         picks.add(np.array(sorted(batch)))
         table[sorted(batch)] += 1
 
-    by_kind = np.bincount(KINDS, weights=table, minlength=3)
+    by_kind = np.bincount(KINDS, weights=table, minlength=4)
     assert picks.counts(np.arange(4)).tolist() == table.tolist()
     assert picks.shares().tolist() == (by_kind / max(1, table.sum())).tolist()
 

@@ -260,7 +260,7 @@ def test_an_episode_that_ends_says_how_and_the_next_begins() -> None:
     assert dones.tolist() == [False, True]
     assert [info["TimeLimit.truncated"] for info in infos] == [False, True]
     assert infos[1]["terminal_observation"]["context"][1] == 1.0
-    assert observation["context"][1].tolist() == [1, 0, 0, 0, 0, 0]
+    assert observation["context"][1].tolist() == [1, 0, 0, 0, 0, 0, 0]
     assert env.reset_infos == [{"validation_loss": START_LOSS}] * 2
 
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raise_mdit.config import FullConfig, LearnerConfig, LoraConfig, TopLayersConfig
 from raise_mdit.core import EncodedRow
-from raise_mdit.encoding import mixed_row, plain_row
+from raise_mdit.encoding import plain_row
 from raise_mdit.errors import ModelError
 from raise_mdit.learners import causal_lm
 from raise_mdit.learners.adamw import decay_factor
@@ -221,57 +221,6 @@ def test_frozen_layers_never_change(random_llama: Make, random_rows: Make) -> No
     learner(model, TOP).update(random_rows(4), progress=0.0)
 
     assert all(torch.equal(model.state_dict()[key], value) for key, value in frozen.items())
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_interpolated_loss_equals_dense_soft_labels(
-    part: Any, random_llama: Make, random_text: Make
-) -> None:
-    rng, model = np.random.default_rng(1), random_llama()
-    first, second = random_text(rng, 4, 6), random_text(rng, 7, 3)
-    row = mixed_row("mixed", first, second, weight=0.3, pad=0)
-    expected = dense_soft_label_loss(model, row)
-
-    found = learner(model, part).evaluate([row, plain_row("other", first)]).item_losses[0]
-
-    mass = row.target_weights.sum() / row.num_scored
-    assert found == pytest.approx(expected * mass, rel=CACHED_LOSS_ERROR)
-
-
-def dense_soft_label_loss(model: Any, row: EncodedRow) -> float:
-    """Brute force: mixed embeddings, a dense [S, V] label, cross-entropy by the sum over it."""
-    table = model.get_input_embeddings().weight
-    assert row.partner_ids is not None
-    embeds = row.mix * table[row.ids] + (1 - row.mix) * table[row.partner_ids]
-    log_probs = model(inputs_embeds=embeds[None]).logits[0].log_softmax(-1)[row.scored]
-    label = torch.zeros_like(log_probs)
-    for parent in (0, 1):
-        for position, target in enumerate(row.targets[:, parent]):
-            label[position, target] += float(row.target_weights[position, parent])
-    return float(-(label * log_probs).sum() / label.sum())
-
-
-@pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_an_extreme_lambda_is_plain_training_of_one_parent(
-    weight: float, random_llama: Make, random_text: Make
-) -> None:
-    rng = np.random.default_rng(2)
-    first, second = random_text(rng, 4, 6), random_text(rng, 7, 3)
-    row = mixed_row("mixed", first, second, weight=weight, pad=0)
-    alone = plain_row("alone", first if weight == 1.0 else second)
-
-    found = learner(random_llama(), TOP).evaluate([row, alone]).item_losses
-
-    assert found[0] == found[1]
-
-
-def test_a_row_mixed_with_itself_is_the_row(random_llama: Make, random_text: Make) -> None:
-    text = random_text(np.random.default_rng(3), 4, 6)
-    row = mixed_row("mixed", text, text, weight=0.37, pad=0)
-
-    found = learner(random_llama(), TOP).evaluate([row, plain_row("plain", text)]).item_losses
-
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_a_non_finite_loss_is_reported_and_changes_nothing(

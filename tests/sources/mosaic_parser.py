@@ -1,124 +1,491 @@
-"""Reads a mosaic back from its text, knowing English and shapes but nothing of how it was written.
+"""Reads a mosaic back from its text and holds the text against the laws of mosaics.
 
-Instructions and responses have to be lower-case letters and white space, so that a digit belongs to
-a tag, a bracket to a mark and a capital to a sentence.
+It shares no code with the writer. What it knows: the instructions and responses that may stand in a
+text, the lists of a wording as plain data, and enough English to say what a sentence of the
+project's own wording asks for. Texts may be odd enough to be read in several ways (an instruction
+may itself begin with a number): a text keeps the laws if some reading of it does.
 """
 
-import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from __future__ import annotations
 
-import numpy as np
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from raise_mdit.core import Example, Message
+from raise_mdit.sources.mosaic_wording import Wording
 
-TAGS = (
-    *(r"(\d+)", r"\((\d+)\)", r"\[(\d+)\]", r"<(\d+)>", r"\{(\d+)\}"),
-    *(r"(\d+)\)", r"#(\d+)", r"\|(\d+)\|", r"-(\d+)-", r"Item (\d+)"),
-)
-MARK = r"[^\w\s]+[A-Za-z ]+[^\w\s]+"
-BLOCK = r"(?:\A|\n\n)"
+
+class LawBroken(Exception):
+    """What is wrong with a mosaic, in words."""
+
+
+class Known(NamedTuple):
+    """What may stand in a mosaic."""
+
+    responses_of: Mapping[str, Collection[str]]
+    """By instruction."""
+    responses: Collection[str]
+
+
+class Block(NamedTuple):
+    """What stands between two blank lines: an instruction, a response or a sentence."""
+
+    text: str
+    opening: str = ""
+    """What is written before the text: tag, mark."""
+    closing: str = ""
+    number: int | None = None
+    shape: str = ""
+    """The tag without its number; empty where there is none."""
+    marks: tuple[str, str] | None = None
+    is_sentence: bool = False
+
+    @property
+    def written(self) -> str:
+        return self.opening + self.text + self.closing
+
+
+class Rule(NamedTuple):
+    """What a sentence asks for."""
+
+    kind: Literal["order", "mask"]
+    name: str
+    numbers: list[int]
+    """In the order asked for, or those that get no response."""
 
 
 class Reading(NamedTuple):
-    instructions: list[tuple[int, str]]
-    answers: list[tuple[int, str]]
-    marks: list[tuple[str, str]]
-    sentences: list[str]
+    """One way to read a mosaic."""
+
+    user: tuple[Block, ...]
+    assistant: tuple[Block, ...]
+    num_turns: int
+    """Pairs of an instruction's and a response's turn."""
+
+    @property
+    def instructions(self) -> list[Block]:
+        return [block for block in self.user if not block.is_sentence]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the responses: their tags', or their positions where there are no tags."""
+        blocks = enumerate(self.assistant, 1)
+        return [i if block.number is None else block.number for i, block in blocks]
+
+    @property
+    def sentences(self) -> list[str]:
+        return [block.text for block in self.user if block.is_sentence]
+
+    @property
+    def rules(self) -> list[Rule]:
+        prompts = [block.text for block in self.instructions]
+        rules = [stated_rule(sentence, prompts) for sentence in self.sentences]
+        return [rule for rule in rules if rule]
+
+    @property
+    def strategy(self) -> str:
+        """What the text looks like; one turn of one plain instruction looks primary."""
+        if self.num_turns > 1:
+            return "turns"
+        if not any(block.shape for block in self.user):
+            return "primary"
+        kinds = {rule.kind for rule in self.rules}
+        names = {"order": "permute", "mask": "maskout"}
+        return "_".join(names[kind] for kind in ("order", "mask") if kind in kinds) or "format"
 
 
-def tag_in(assistant: str) -> re.Pattern[str]:
-    """The one tag that opens the text, as a pattern for all its numbers."""
-    ends = [f"{point}{gap}" for point in ("", r"\.", ":") for gap in (" ", "\n")]
-    patterns = [re.compile(f"{BLOCK}{tag}{end}") for tag in TAGS for end in ends]
-    [found] = [pattern for pattern in patterns if pattern.match(assistant)]
-    return found
+class Claim(NamedTuple):
+    """What a recipe says about its text."""
+
+    strategy: str
+    prompts: tuple[str, ...]
+    """In the order in which they stand."""
+    responses: tuple[str, ...]
+    """In the order in which they stand."""
 
 
-def numbered(text: str, tag: re.Pattern[str]) -> list[tuple[int, str]]:
-    hits = list(tag.finditer(text))
-    ends = [hit.start() for hit in hits[1:]] + [len(text)]
-    return [(int(hit[1]), text[hit.end() : end]) for hit, end in zip(hits, ends, strict=True)]
+def known_texts(examples: Sequence[Example]) -> Known:
+    """What may stand in mosaics of these examples."""
+    responses_of: dict[str, set[str]] = {}
+    for example in examples:
+        responses_of.setdefault(example.prompt, set()).add(example.response)
+    return Known(responses_of, {example.response for example in examples})
 
 
-def read(messages: Sequence[Message]) -> Reading:
-    user, assistant = (message.content for message in messages)
-    tag = tag_in(assistant)
-    first = tag.search(user)
-    assert first, "instructions carry the tags of the responses"
-    instructions = numbered(user, tag)
-    last, *after = re.split(r"\n\n(?=[A-Z])", instructions[-1][1])
-    instructions[-1] = (instructions[-1][0], last)
-    answers, marks = [], []
-    for number, body in numbered(assistant, tag):
-        inside = re.fullmatch(rf"({MARK})(\s)(.*)\2({MARK})", body, re.DOTALL)
-        answers.append((number, inside[3] if inside else body))
-        marks.append((inside[1], inside[4]) if inside else ("", ""))
-    before = user[: first.start()].split("\n\n") if first.start() else []
-    return Reading(instructions, answers, marks, before + after)
+# --- What a wording can write, as patterns.
 
 
-def stated_answers(sentence: str, instructions: Sequence[str]) -> list[int] | None:
-    """The numbers that a reader of the sentence would respond to; None if it states no rule."""
+class Phrases:
+    """The lists of a wording, ready to be recognised."""
+
+    def __init__(self, wording: Wording) -> None:
+        points = "|".join(map(re.escape, sorted(wording.punctuation, reverse=True)))
+        self.tags = [
+            re.compile(_pattern(tag, n="([0-9]+)") + rf"(?:{points})[ \n]") for tag in wording.tags
+        ]
+        self.ends: dict[str, set[str]] = {}
+        """Marks that may stand behind a response, by the mark before it."""
+        for left, right in wording.brackets:
+            for begin, end in wording.words:
+                for first, last in ((begin, end), (begin.lower(), end.lower())):
+                    self.ends.setdefault(left + first + right, set()).add(left + last + right)
+        self._begin_lengths = sorted({len(begin) for begin in self.ends})
+        self._any_marked = re.compile(
+            "|".join(_pattern(each, begin=".+", end=".+") for each in wording.marked)
+        )
+        self._marked = [
+            re.compile(_pattern(each, begin="(.+)", end="(.+)")) for each in wording.marked
+        ]
+        lists = "|".join(
+            f"{re.escape(each.open)}[0-9]+(?:{re.escape(each.separator)}[0-9]+)*"
+            f"{re.escape(each.close)}"
+            for each in wording.lists
+        )
+        rules = [*wording.permute.model_dump().values(), *wording.maskout.model_dump().values()]
+        unmarked = [sentence for sentences in (*rules, wording.plain) for sentence in sentences]
+        self._unmarked = re.compile(
+            "|".join(_pattern(each, list=f"(?:{lists})", count="[0-9]+") for each in unmarked)
+        )
+
+    def is_sentence(self, text: str) -> bool:
+        return bool(self._unmarked.fullmatch(text) or self.marks_named(text))
+
+    def marks_named(self, sentence: str) -> tuple[str, str] | None:
+        """The marks that a sentence asks for."""
+        if not self._any_marked.fullmatch(sentence):
+            return None
+        for pattern in self._marked:
+            found = pattern.fullmatch(sentence)
+            if found and found[2] in self.ends.get(found[1], ()):
+                return found[1], found[2]
+        return None
+
+    def marks_at(self, text: str, start: int) -> Iterator[tuple[str, str]]:
+        """Pairs of marks of which the first stands here, with a gap behind it."""
+        for length in self._begin_lengths:
+            begin = text[start : start + length]
+            if begin in self.ends and text.startswith((" ", "\n"), start + length):
+                yield from ((begin, end) for end in self.ends[begin])
+
+
+def _pattern(sentence: str, **slots: str) -> str:
+    parts = re.split(r"\{(\w+)\}", sentence)
+    return "".join(slots[part] if i % 2 else re.escape(part) for i, part in enumerate(parts))
+
+
+# --- What a sentence asks for, in English.
+
+
+def stated_rule(sentence: str, instructions: Sequence[str]) -> Rule | None:
+    """What a reader of the sentence would do; None if it states no order and no mask."""
     numbers = list(range(1, len(instructions) + 1))
-    if says(sentence, "skip|leave out|left out|ignore|no response"):
-        masked = stated_mask(sentence, instructions)
-        return [n for n in numbers if n not in masked]
-    if says(sentence, "in reverse:|backwards|count down|sequence round"):
-        return numbers[::-1]
-    if says(sentence, "a to z|z to a"):
-        return ranked(sentence, [text.lower() for text in instructions])
-    if says(sentence, "words|word counts"):
-        return ranked(sentence, [len(text.split()) for text in instructions])
-    if says(sentence, "character"):
-        return ranked(sentence, [len(text) for text in instructions])
-    if says(sentence, "odd") and says(sentence, "even"):
+    if _says(sentence, "skip|leave out|left out|ignore|no response"):
+        return _stated_mask(sentence, instructions)
+    if _says(sentence, "in reverse:|backwards|count down|sequence round"):
+        return Rule("order", "reverse", numbers[::-1])
+    if _says(sentence, "a to z|z to a"):
+        return _ranked("alphabet", sentence, [text.casefold() for text in instructions])
+    if _says(sentence, "words|word counts"):
+        return _ranked("words", sentence, [len(text.split()) for text in instructions])
+    if _says(sentence, "character"):
+        return _ranked("characters", sentence, [len(text) for text in instructions])
+    if _says(sentence, "odd") and _says(sentence, "even"):
         odd_first = sentence.lower().index("odd") < sentence.lower().index("even")
-        return sorted(numbers, key=lambda n: n % 2 != odd_first)
-    return numbers_in(sentence) or None
+        halves = numbers[::2], numbers[1::2]
+        return Rule(
+            "order", "halves", [n for half in halves[:: 1 if odd_first else -1] for n in half]
+        )
+    listed = _numbers_in(sentence)
+    return Rule("order", "listed", listed) if listed else None
 
 
-def stated_mask(sentence: str, instructions: Sequence[str]) -> list[int]:
-    """The numbers that a reader of the sentence would leave out."""
-    numbers = range(1, len(instructions) + 1)
-    if says(sentence, "longest|shortest"):
-        [count] = numbers_in(sentence)
-        by_length = sorted(numbers, key=lambda n: len(instructions[n - 1]))
-        return by_length[-count:] if says(sentence, "longest") else by_length[:count]
-    if says(sentence, "odd|even"):
-        return [n for n in numbers if n % 2 == says(sentence, "odd")]
-    return numbers_in(sentence)
+def _stated_mask(sentence: str, instructions: Sequence[str]) -> Rule:
+    numbers = list(range(1, len(instructions) + 1))
+    if not _says(sentence, "longest|shortest"):
+        if _says(sentence, "odd|even"):
+            return Rule("mask", "halves", numbers[0 if _says(sentence, "odd") else 1 :: 2])
+        return Rule("mask", "listed", _numbers_in(sentence))
+    [count] = _numbers_in(sentence)
+    longest = _says(sentence, "longest")
+    by_length = _ranked("", "most" if longest else "fewest", list(map(len, instructions))).numbers
+    lengths = [len(instructions[n - 1]) for n in by_length]
+    if 0 < count < len(lengths) and lengths[count - 1] == lengths[count]:
+        raise LawBroken(f"which instructions are meant is open, as lengths are equal: {sentence!r}")
+    return Rule("mask", "length", by_length[:count])
 
 
-def ranked(sentence: str, keys: Sequence[int] | Sequence[str]) -> list[int]:
+def _ranked(name: str, sentence: str, keys: Sequence[Any]) -> Rule:
     """Numbers by their keys, in the direction that the sentence states; equal ones as they were."""
-    ranks = np.unique(np.array(keys), return_inverse=True)[1]
-    descending = says(sentence, "z to a|most|decreasing|the more|fall")
-    return [int(n) + 1 for n in np.argsort(-ranks if descending else ranks, kind="stable")]
+    descending = _says(sentence, "z to a|most|decreasing|the more|fall")
+    distinct = sorted(set(keys), reverse=descending)
+    numbers = [n for key in distinct for n, own in enumerate(keys, 1) if own == key]
+    return Rule("order", name, numbers)
 
 
-def says(sentence: str, words: str) -> bool:
+def _says(sentence: str, words: str) -> bool:
     return re.search(words, sentence, re.IGNORECASE) is not None
 
 
-def numbers_in(sentence: str) -> list[int]:
-    return [int(digits) for digits in re.findall(r"\d+", sentence)]
+def _numbers_in(sentence: str) -> list[int]:
+    return [int(digits) for digits in re.findall("[0-9]+", sentence)]
 
 
-def faults(messages: Sequence[Message], parents: Sequence[Example]) -> list[str]:
-    """Everything that a reader would find wrong with a mosaic of these examples."""
-    reading = read(messages)
-    prompts = [parent.prompt for parent in parents]
-    rules = [stated_answers(sentence, prompts) for sentence in reading.sentences]
-    stated = [rule for rule in rules if rule is not None] or [list(range(1, len(parents) + 1))]
-    begin, end = reading.marks[0]
-    asked = [sentence for sentence in reading.sentences if begin in sentence and end in sentence]
-    checks = {
-        "instructions": reading.instructions == list(enumerate(prompts, 1)),
-        "one rule": len(stated) == 1,
-        "order or mask": [number for number, _ in reading.answers] == stated[0],
-        "texts": all(text == parents[n - 1].response for n, text in reading.answers),
-        "same marks": len(set(reading.marks)) == 1,
-        "marks are asked for once": not begin or len(asked) == 1,
-    }
-    return [name for name, holds in checks.items() if not holds]
+# --- Reading.
+
+
+def checked(
+    messages: Sequence[Message],
+    known: Known,
+    phrases: Phrases,
+    claim: Claim | None = None,
+) -> Reading:
+    """The first reading that keeps every law.
+
+    Args:
+        messages: The mosaic's text.
+        known: What may stand in it.
+        phrases: The wording's lists.
+        claim: What its recipe says, where the text is to agree with one.
+
+    Raises:
+        LawBroken: Saying what is wrong with the first reading, as there is no lawful one.
+    """
+    faults: list[LawBroken] = []
+    for reading in _readings(messages, known, phrases, claim, faults):
+        try:
+            _check_sentences(reading, phrases)
+            _check_numbers(reading)
+            _check_texts(reading, known)
+            _check_marks(reading, phrases)
+            _check_claim(reading, claim)
+        except LawBroken as fault:
+            faults.append(fault)
+        else:
+            return reading
+    raise faults[0]
+
+
+def _readings(
+    messages: Sequence[Message],
+    known: Known,
+    phrases: Phrases,
+    claim: Claim | None,
+    faults: list[LawBroken],
+) -> Iterator[Reading]:
+    """All readings whose instructions keep the laws; what is wrong with others goes to faults."""
+    roles = [message.role for message in messages]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        faults.append(LawBroken(f"the turns are those of {', '.join(roles)}"))
+        return
+    for user in _blocks_of(messages[::2], known.responses_of, phrases, faults):
+        try:
+            _check_instructions(user, claim)
+        except LawBroken as fault:
+            faults.append(fault)
+            continue
+        for assistant in _blocks_of(messages[1::2], known.responses, phrases, faults):
+            yield Reading(user, assistant, len(messages) // 2)
+
+
+def _blocks_of(
+    turns: Sequence[Message],
+    known: Collection[str],
+    phrases: Phrases,
+    faults: list[LawBroken],
+) -> Iterator[tuple[Block, ...]]:
+    """All ways to read one turn; of several turns, each is one text."""
+    if len(turns) == 1:
+        yield from _blocks(turns[0].content, known, phrases, faults)
+    else:
+        yield tuple(Block(turn.content) for turn in turns)
+
+
+def _blocks(
+    text: str, known: Collection[str], phrases: Phrases, faults: list[LawBroken]
+) -> Iterator[tuple[Block, ...]]:
+    """All ways to read a text as blocks with blank lines between them."""
+    ends = [hit.start() for hit in re.finditer(r"(?=\n\n)", text)] + [len(text)]
+    furthest = 0
+    dead_ends: set[int] = set()
+
+    def blocks_from(start: int) -> Iterator[tuple[Block, ...]]:
+        nonlocal furthest
+        furthest = max(furthest, start)
+        alive = False
+        for end, block in _blocks_at(start, text, ends, known, phrases):
+            if end + 2 in dead_ends:
+                continue
+            rests = [()] if end == len(text) else blocks_from(end + 2)
+            for rest in rests:
+                alive = True
+                yield (block, *rest)
+        if not alive:
+            dead_ends.add(start)
+
+    if not text and text not in known:
+        yield ()
+        return
+    yield from blocks_from(0)
+    if 0 in dead_ends:
+        faults.append(LawBroken(f"nothing known stands at {text[furthest : furthest + 60]!r}"))
+
+
+def _blocks_at(
+    start: int, text: str, ends: Sequence[int], known: Collection[str], phrases: Phrases
+) -> Iterator[tuple[int, Block]]:
+    """Blocks that may stand here, each with its end."""
+    possible = [end for end in ends if end >= start]
+    if possible and phrases.is_sentence(text[start : possible[0]]):
+        yield possible[0], Block(text[start : possible[0]], is_sentence=True)
+    tags = [found for tag in phrases.tags if (found := tag.match(text, start))]
+    for tag in (*tags, None):
+        body = tag.end() if tag else start
+        head = Block(
+            text="",
+            opening=text[start:body],
+            number=int(tag[1]) if tag else None,
+            shape=text[start : tag.start(1)] + "n" + text[tag.end(1) : body] if tag else "",
+        )
+        marks = list(phrases.marks_at(text, body))
+        for end in possible:
+            if end >= body:
+                for block in _bodies(head, text[body:end], marks, known):
+                    yield end, block
+
+
+def _bodies(
+    head: Block, body: str, marks: Sequence[tuple[str, str]], known: Collection[str]
+) -> Iterator[Block]:
+    """The block with this text in it, read with marks and without."""
+    if body in known:
+        yield head._replace(text=body)
+    for begin, end in marks:
+        gap = body[len(begin) : len(begin) + 1]
+        first, last = len(begin + gap), len(body) - len(gap + end)
+        if body.endswith(gap + end) and first <= last and body[first:last] in known:
+            yield head._replace(
+                text=body[first:last],
+                opening=head.opening + body[:first],
+                closing=body[last:],
+                marks=(begin, end),
+            )
+
+
+# --- The laws of one mosaic.
+
+
+def _check_instructions(user: Sequence[Block], claim: Claim | None) -> None:
+    """Sentences stand round the instructions, which are numbered alike, from 1, or not at all."""
+    kinds = "".join("s" if block.is_sentence else "i" for block in user)
+    if not re.fullmatch("s*i+s*", kinds):
+        raise LawBroken("sentences do not stand round the instructions")
+    instructions = [block for block in user if not block.is_sentence]
+    _check_tags("instruction", instructions, {block.shape for block in instructions})
+    numbers = [block.number for block in instructions if block.number is not None]
+    if numbers and numbers != list(range(1, len(numbers) + 1)):
+        raise LawBroken(f"the instructions are numbered {numbers}")
+    if claim and tuple(block.text for block in instructions) != claim.prompts:
+        raise LawBroken("the recipe has other instructions, or in another order")
+
+
+def _check_tags(what: str, blocks: Sequence[Block], shapes: Collection[str]) -> None:
+    """All have a tag of one shape, or none has a tag."""
+    for block in blocks:
+        if not block.shape and any(shapes):
+            raise LawBroken(f"the {what} {block.text!r} has no tag")
+    if len({*shapes, *(block.shape for block in blocks)}) > 1:
+        raise LawBroken(f"the tags of {what}s have several shapes")
+
+
+def _check_sentences(reading: Reading, phrases: Phrases) -> None:
+    """Numbers are shown wherever a sentence needs them, and no two sentences say the same."""
+    if reading.sentences and not reading.instructions[0].shape:
+        raise LawBroken(f"no numbers are shown to those who read {reading.sentences[0]!r}")
+    kinds = [rule.kind for rule in reading.rules]
+    if len(reading.sentences) - len(kinds) > 1 or len(set(kinds)) < len(kinds):
+        raise LawBroken("two sentences ask for the same kind of thing")
+    if kinds and len(reading.instructions) == 1:
+        raise LawBroken("a single instruction is more than Format")
+
+
+def _check_numbers(reading: Reading) -> None:
+    """The responses asked for are there, once, in the order asked for, and no other."""
+    numbers = range(1, len(reading.instructions) + 1)
+    _check_tags("response", reading.assistant, {reading.instructions[0].shape})
+    given = reading.numbers
+    masked = _masked(reading.rules, len(numbers))
+    for number, times in Counter(given).items():
+        if number not in numbers:
+            raise LawBroken(f"response {number} has no instruction")
+        if times > 1:
+            raise LawBroken(f"response {number} is there {times} times")
+        if number in masked:
+            raise LawBroken(f"response {number} is there but was masked")
+    left = [number for number in numbers if number not in masked]
+    for number in left:
+        if number not in given:
+            raise LawBroken(f"response {number} is missing")
+    asked = _asked(reading.rules, left, len(numbers))
+    if given != asked:
+        raise LawBroken(f"the responses stand in the order {given}, asked for was {asked}")
+
+
+def _masked(rules: Sequence[Rule], total: int) -> list[int]:
+    """The numbers without a response; some response stays, and the share is the paper's."""
+    masks = [rule for rule in rules if rule.kind == "mask"]
+    if not masks:
+        return []
+    [mask] = masks
+    masked = sorted(mask.numbers)
+    if sorted({*masked} & {*range(1, total + 1)}) != masked or not masked:
+        raise LawBroken(f"the mask names {masked} of {total} instructions")
+    if len(masked) == total:
+        raise LawBroken("no response stays")
+    # Drawn from U(0.1, 0.5) and rounded down, one at least; odd numbers are a half rounded up.
+    least, most = max(1, total // 10), max(1, total // 2)
+    if mask.name != "halves" and not least <= len(masked) <= most:
+        raise LawBroken(f"the share masked is {len(masked)} of {total}")
+    return masked
+
+
+def _asked(rules: Sequence[Rule], left: list[int], total: int) -> list[int]:
+    """The numbers that are left, in the order asked for."""
+    for rule in rules:
+        if rule.kind == "order":
+            if sorted(rule.numbers) not in (left, list(range(1, total + 1))):
+                raise LawBroken(f"the order names {rule.numbers} of {total} instructions")
+            return [number for number in rule.numbers if number in left]
+    return left
+
+
+def _check_texts(reading: Reading, known: Known) -> None:
+    """Each response is that of its instruction."""
+    for number, response in zip(reading.numbers, reading.assistant, strict=True):
+        prompt = reading.instructions[number - 1].text
+        if response.text not in known.responses_of.get(prompt, ()):
+            raise LawBroken(f"response {number} is that of another instruction")
+
+
+def _check_marks(reading: Reading, phrases: Phrases) -> None:
+    """Marks stand round every response or round none, and a sentence names these very marks."""
+    if any(block.marks for block in reading.instructions):
+        raise LawBroken("marks stand round an instruction")
+    named = {phrases.marks_named(sentence) for sentence in reading.sentences} - {None}
+    asked = named.pop() if named else None
+    for number, block in zip(reading.numbers, reading.assistant, strict=True):
+        if block.marks != asked:
+            raise LawBroken(f"response {number} has the marks {block.marks}, asked were {asked}")
+
+
+def _check_claim(reading: Reading, claim: Claim | None) -> None:
+    """The text is what its recipe says it is."""
+    if claim is None:
+        return
+    looks = reading.strategy
+    alone = len(claim.prompts) == 1 and claim.strategy == "turns"
+    if claim.strategy != looks and not (alone and looks == "primary"):
+        raise LawBroken(f"the recipe says {claim.strategy}, the text looks like {looks}")
+    if tuple(block.text for block in reading.assistant) != claim.responses:
+        raise LawBroken("the recipe has other responses, or in another order")

@@ -1,13 +1,13 @@
 """Interpolations: who is paired with whom, how much of each, and which are kept.
 
-Shapes: ``M`` examples, ``H`` hidden size.
+Shapes: ``M`` examples, ``H`` hidden size, ``G`` generated pairs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from raise_mdit.candidates import make_example
 from raise_mdit.core import Message
 from raise_mdit.errors import DataError
+from raise_mdit.sources import mdit
 from raise_mdit.sources.mdit import (
+    DRAWS_PER_PAIR,
     Interpolation,
     Lengths,
+    Pairing,
     density,
     interpolate,
     proportional_quotas,
@@ -33,7 +36,9 @@ EXAMPLES = [
 ]
 NUMBERS = {example.id: i for i, example in enumerate(EXAMPLES)}
 TASKS = np.arange(M) % 3
+CONFIDENCE = np.random.default_rng(9).normal(size=M)
 SHORT = Lengths(np.full(M, 10), np.full(M, 5))
+PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
 
 
 def embeddings() -> NDArray[np.float32]:
@@ -48,44 +53,139 @@ def interpolated(*, seed: int = 0, **changes: Any) -> Interpolation:
         "num_kept": 20,
         "oversample": 2.0,
         "alpha": 1.0,
+        "pairing": "across",
+        "confidence": CONFIDENCE,
         "num_clusters": 3,
         "num_neighbours": 4,
         "max_length": 100,
     }
     settings |= changes
     tasks, lengths = settings.pop("tasks"), settings.pop("lengths")
+    points = settings.pop("points", embeddings())
     rng = np.random.default_rng(seed)
-    return interpolate(EXAMPLES, embeddings(), tasks, lengths, **settings, rng=rng)
+    return interpolate(EXAMPLES[: len(points)], points, tasks, lengths, **settings, rng=rng)
 
 
 def pairs(made: Interpolation) -> list[tuple[int, int]]:
     return [(NUMBERS[recipe.first], NUMBERS[recipe.second]) for recipe in made.recipes]
 
 
+def longest(made: Interpolation, lengths: Lengths) -> int:
+    return max(
+        int(max(lengths.prompts[[i, j]]) + max(lengths.responses[[i, j]])) for i, j in pairs(made)
+    )
+
+
+def allowed_pairs(
+    pairing: Pairing,
+    points: NDArray[np.float32],
+    tasks: Sequence[int],
+    confidence: Sequence[float],
+    num_neighbours: int,
+) -> set[tuple[int, int]]:
+    """Every (first, second) that a pairing may draw, by trying all of them."""
+    confident = set(sorted(range(M), key=lambda i: confidence[i])[M // 2 :])
+    wide = points.astype(np.float64)
+    distances = np.sqrt(((wide[:, None] - wide[None]) ** 2).sum(axis=2))
+    np.fill_diagonal(distances, np.inf)
+    reach = np.sort(distances, axis=1)[:, min(num_neighbours, M - 1) - 1]
+
+    def allowed(i: int, j: int) -> bool:
+        match pairing:
+            case "across":
+                return tasks[i] != tasks[j]
+            case "within":
+                return tasks[i] == tasks[j]
+            case "nearest":
+                return bool(distances[i, j] <= reach[i])
+            case "confidence":
+                return (i in confident) != (j in confident)
+
+    return {(i, j) for i in range(M) for j in range(M) if i != j and allowed(i, j)}
+
+
 # --- Pairs.
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_parents_are_never_of_one_task(seed: int) -> None:
-    made = interpolated(seed=seed, num_kept=60)
+@st.composite
+def examples_and_limits(draw: st.DrawFn) -> dict[str, Any]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_tasks = draw(st.integers(2, M))
+    tasks = np.append(rng.integers(num_tasks, size=M - 6), [-7] * 6)  # some may be alone
+    lengths = Lengths(rng.integers(1, 60, M), rng.integers(1, 60, M))
+    for each in lengths:
+        each[-3:] = 30  # these three fit each other
+    confidence = rng.integers(draw(st.sampled_from([1, 5, 1000])), size=M).astype(np.float64)
+    return {
+        "tasks": tasks,
+        "lengths": lengths,
+        "confidence": confidence,
+        "max_length": draw(st.integers(80, 120)),
+        "num_kept": draw(st.integers(M, 2 * M)),  # so that everyone is a first parent
+        "oversample": draw(st.sampled_from([1.0, 1.5, 3.0])),
+        "num_neighbours": draw(st.integers(1, M + 3)),
+        "seed": draw(st.integers(0, 1000)),
+    }
 
-    assert all(TASKS[first] != TASKS[second] for first, second in pairs(made))
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+@settings(deadline=None, max_examples=15)
+@given(examples_and_limits())
+def test_pairs_keep_the_laws_of_their_pairing(pairing: Pairing, drawn: dict[str, Any]) -> None:
+    tasks, confidence = drawn["tasks"].tolist(), drawn["confidence"].tolist()
+    allowed = allowed_pairs(pairing, embeddings(), tasks, confidence, drawn["num_neighbours"])
+
+    made = interpolated(pairing=pairing, **drawn)
+
+    assert set(pairs(made)) <= allowed
+    assert longest(made, drawn["lengths"]) <= drawn["max_length"]
+    wanted = round(drawn["num_kept"] * drawn["oversample"])
+    assert made.num_generated + made.num_too_long + made.num_alone == wanted
+    assert len(made.recipes) == min(drawn["num_kept"], made.num_generated)
 
 
-def test_every_example_is_a_first_parent_before_any_is_one_again() -> None:
-    made = interpolated(num_kept=2 * M + M // 2, oversample=1.0)
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_second_parents_are_drawn_evenly_from_all_that_a_pairing_allows(pairing: Pairing) -> None:
+    tasks = np.arange(M) % 4
+    allowed = allowed_pairs(pairing, embeddings(), tasks.tolist(), CONFIDENCE.tolist(), 4)
+    per_first = Counter(first for first, _ in allowed)
+
+    made = interpolated(pairing=pairing, tasks=tasks, num_kept=200 * M, oversample=1.0)
+
+    counts = Counter(pairs(made))
+    assert set(counts) == allowed
+    expected = {pair: 200 / per_first[pair[0]] for pair in allowed}
+    # The sum of squares has about as many degrees of freedom as pairs less first parents.
+    squares = sum((counts[pair] - expected[pair]) ** 2 / expected[pair] for pair in allowed)
+    freedom = len(allowed) - M
+    assert abs(squares - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_every_example_is_a_first_parent_before_any_is_one_again(pairing: Pairing) -> None:
+    made = interpolated(pairing=pairing, num_kept=2 * M + M // 2, oversample=1.0)
 
     counts = Counter(first for first, _ in pairs(made))
     assert len(counts) == M
     assert set(counts.values()) == {2, 3}
 
 
-def test_second_parents_are_drawn_evenly_from_other_tasks() -> None:
-    made = interpolated(num_kept=100 * M, oversample=1.0)
+def test_second_parents_that_fit_are_drawn_evenly() -> None:
+    # Of the 20 examples of other tasks only the two shortest fit the longest one.
+    prompts = np.full(M, 10)
+    responses = np.full(M, 50)
+    prompts[0], responses[[1, 2]] = 60, 5
+    responses[0] = 5
 
-    counts = Counter(second for _, second in pairs(made))
-    assert len(counts) == M
-    assert max(abs(count - 100) for count in counts.values()) < 5 * 10  # Poisson: deviation 10
+    made = interpolated(
+        lengths=Lengths(prompts, responses), max_length=65, num_kept=400 * M, oversample=1.0
+    )
+
+    counts = Counter(second for first, second in pairs(made) if first == 0)
+    assert set(counts) == {1, 2}
+    fitting = 1 - 0.9**DRAWS_PER_PAIR
+    assert counts.total() == pytest.approx(400 * fitting, abs=5 * np.sqrt(400 * fitting * 0.13))
+    assert counts[1] == pytest.approx(counts.total() / 2, abs=5 * np.sqrt(400 / 4))
 
 
 def test_no_pair_is_longer_than_the_limit() -> None:
@@ -94,10 +194,7 @@ def test_no_pair_is_longer_than_the_limit() -> None:
 
     made = interpolated(lengths=lengths, max_length=70, num_kept=40)
 
-    longest = [
-        max(lengths.prompts[[i, j]]) + max(lengths.responses[[i, j]]) for i, j in pairs(made)
-    ]
-    assert max(longest) <= 70
+    assert longest(made, lengths) <= 70
     assert made.num_generated + made.num_too_long == 80
 
 
@@ -112,23 +209,110 @@ def test_an_example_that_fits_with_none_is_given_up_each_time_and_counted() -> N
     assert all(4 not in pair for pair in pairs(made))
 
 
+def test_an_example_alone_in_its_task_is_given_up_each_time_and_counted() -> None:
+    tasks = np.append(np.zeros(M - 2, np.int64), [1, 2])
+
+    made = interpolated(pairing="within", tasks=tasks, num_kept=3 * M, oversample=1.0)
+
+    assert (made.num_alone, made.num_too_long, made.num_generated) == (6, 0, 3 * M - 6)
+    assert all(i < M - 2 for pair in pairs(made) for i in pair)
+
+
 def test_a_pair_may_be_as_long_as_the_limit() -> None:
     assert interpolated(max_length=15).num_too_long == 0
 
 
-def test_the_same_generator_gives_the_same_recipes_and_another_gives_others() -> None:
-    assert interpolated(seed=1) == interpolated(seed=1)
-    assert interpolated(seed=1) != interpolated(seed=2)
+@pytest.mark.parametrize("num_neighbours", [1, 3, M + 10])
+def test_copies_are_neighbours_but_an_example_is_never_its_own(num_neighbours: int) -> None:
+    copies = np.repeat(embeddings()[: M // 2], 2, axis=0)
+
+    made = interpolated(
+        pairing="nearest",
+        points=copies,
+        num_neighbours=num_neighbours,
+        num_kept=4 * M,
+        oversample=1.0,
+    )
+
+    assert all(first != second for first, second in pairs(made))
+    if num_neighbours == 1:
+        assert all(first // 2 == second // 2 for first, second in pairs(made))
 
 
-def test_one_task_alone_cannot_be_paired() -> None:
-    with pytest.raises(DataError, match=r"pools\.mdit: every example is of one task.*cluster"):
-        interpolated(tasks=np.zeros(M, np.int64))
+def test_halves_are_equal_by_row_where_confidence_ties() -> None:
+    made = interpolated(
+        pairing="confidence", confidence=np.zeros(M), num_kept=20 * M, oversample=1.0
+    )
+
+    assert all((first < M // 2) != (second < M // 2) for first, second in pairs(made))
 
 
-def test_a_limit_that_no_pair_meets_is_named() -> None:
-    with pytest.raises(DataError, match=r"pools\.mdit: no pair .* model\.max_length 14"):
-        interpolated(max_length=14)
+def test_only_pairing_by_confidence_reads_confidence() -> None:
+    for pairing in ("across", "within", "nearest"):
+        assert interpolated(pairing=pairing, confidence=None) == interpolated(pairing=pairing)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_the_same_generator_gives_the_same_recipes_and_another_gives_others(
+    pairing: Pairing,
+) -> None:
+    assert interpolated(pairing=pairing, seed=1) == interpolated(pairing=pairing, seed=1)
+    assert interpolated(pairing=pairing, seed=1) != interpolated(pairing=pairing, seed=2)
+
+
+# --- Pairings that cannot be.
+
+ALONE = Lengths(np.full(1, 10), np.full(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": np.zeros(M, np.int64)}, r"^pools\.mdit\.tasks: every example is of one task"),
+        (
+            {"pairing": "within", "tasks": np.arange(M)},
+            r"^pools\.mdit\.tasks: no task has two examples",
+        ),
+        (
+            {"pairing": "confidence", "confidence": None},
+            r"^pools\.mdit\.pairing: confidence needs .* features\.tier: model",
+        ),
+        ({"max_length": 14}, r"^pools\.mdit: no pair .* model\.max_length 14"),
+        ({"max_length": 14, "pairing": "within"}, r"^pools\.mdit: no pair .*\.max_length 14"),
+        ({"max_length": 14, "pairing": "nearest"}, r"^pools\.mdit: no pair .*\.max_length 14"),
+        ({"max_length": 14, "pairing": "confidence"}, r"^pools\.mdit: no pair .*\.max_length 14"),
+    ],
+)
+def test_an_impossible_pairing_names_its_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        interpolated(**changes)
+
+
+@pytest.mark.parametrize(
+    ("pairing", "message"),
+    [
+        ("across", r"^pools\.mdit\.tasks: every example is of one task"),
+        ("within", r"^pools\.mdit\.tasks: no task has two examples"),
+        ("nearest", r"^pools\.mdit\.pairing: nearest needs two examples at least, got 1"),
+        ("confidence", r"^pools\.mdit\.pairing: confidence needs two examples at least, got 1"),
+    ],
+)
+def test_one_example_cannot_be_paired(pairing: Pairing, message: str) -> None:
+    one: dict[str, Any] = {
+        "points": embeddings()[:1],
+        "tasks": TASKS[:1],
+        "confidence": CONFIDENCE[:1],
+    }
+
+    with pytest.raises(DataError, match=message):
+        interpolated(pairing=pairing, lengths=ALONE, num_kept=1, **one)
+
+
+def test_first_parents_that_are_all_alone_are_not_blamed_on_the_limit() -> None:
+    tasks = np.append(np.arange(M - 2), [M, M])
+
+    with pytest.raises(DataError, match=r"^pools\.mdit\.tasks: each of the 1 examples drawn"):
+        interpolated(pairing="within", tasks=tasks, num_kept=1, oversample=1.0)
 
 
 # --- Lambda.
@@ -152,6 +336,26 @@ def test_every_pair_has_a_lambda_of_its_own() -> None:
 
 
 # --- What is kept.
+
+
+def test_selection_sees_the_parents_mixed_by_lambda(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[NDArray[np.float32]] = []
+
+    def keep_all(points: NDArray[np.float32], *_: Any, **__: Any) -> NDArray[np.int64]:
+        seen.append(points)
+        return np.arange(len(points))
+
+    monkeypatch.setattr(mdit, "select_diverse", keep_all)
+    before = embeddings()
+
+    made = interpolated(points=before)
+
+    expected = [
+        recipe.weight * embeddings()[i] + (1 - recipe.weight) * embeddings()[j]
+        for recipe, (i, j) in zip(made.recipes, pairs(made), strict=True)
+    ]
+    np.testing.assert_allclose(seen[0], expected, atol=1e-6)
+    np.testing.assert_array_equal(before, embeddings())  # the caller's are left alone
 
 
 @pytest.mark.parametrize(("num_kept", "oversample"), [(1, 1.0), (7, 2.0), (20, 2.5), (45, 1.0)])

@@ -1,70 +1,91 @@
-"""The laws of mosaics, held against a reader of the text that shares nothing with its writer."""
+"""Which mosaics are composed, and how each is written; laws of their text are in another file."""
 
-import importlib.util
 import json
-import re
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from raise_mdit.candidates import Mosaic, Strategy, canonical_json, make_example
-from raise_mdit.core import Example, Message
+from raise_mdit.config import MosaicConfig, SizeDistribution
+from raise_mdit.core import Example, Message, Role
 from raise_mdit.errors import ConfigError
-from raise_mdit.sources.mosaic import Composition, compose, numbers_in_order
-from raise_mdit.sources.mosaic_rendering import render
-from raise_mdit.sources.mosaic_wording import ORDERS, OWN_WORDING, filled, load_wording
-
-_spec = importlib.util.spec_from_file_location(
-    "mosaic_parser", Path(__file__).with_name("mosaic_parser.py")
-)
-assert _spec
-assert _spec.loader
-parser = importlib.util.module_from_spec(_spec)  # tests are no package: import cannot find it
-_spec.loader.exec_module(parser)
+from raise_mdit.sources.draws import Draws
+from raise_mdit.sources.mosaic import Composed, Composer, MosaicReport
+from raise_mdit.sources.mosaic_choices import Instruction, numbers_in_order
+from raise_mdit.sources.mosaic_grouping import pass_order, task_of
+from raise_mdit.sources.mosaic_rendering import render, render_pieces
+from raise_mdit.sources.mosaic_sizes import mosaic_sizes
+from raise_mdit.sources.mosaic_wording import MASKS, ORDERS, OWN_WORDING, load_wording
 
 WORDING = load_wording()
 THIRDS: Mapping[Strategy, float] = {"format": 1.0, "permute": 1.0, "maskout": 1.0}
+ALL: Mapping[Strategy, float] = {**THIRDS, "primary": 1.0, "permute_maskout": 1.0, "turns": 1.0}
+PILING: tuple[SizeDistribution, ...] = ("exponential", "pareto", "log_normal", "logistic")
 NO_LIMIT = 100_000
+
+Turns = Sequence[tuple[Role, Sequence[str]]]
 
 # --- What the tests compose.
 
 
-def length_of(messages: Sequence[Message]) -> tuple[int, int]:
-    words = [len(message.content.split()) for message in messages]
-    return sum(words), words[-1]
+def words_in(turns: Turns) -> tuple[int, int]:
+    """Words of a conversation, and of its responses."""
+    words = [len("".join(pieces).split()) for _, pieces in turns]
+    return sum(words), sum(words[1::2])
 
 
-def composed(
+def words_of(each: Example) -> int:
+    return words_in([(message.role, [message.content]) for message in each.messages])[0]
+
+
+def composer_of(
     examples: Sequence[Example],
     *,
-    seed: int = 0,
-    passes: int = 1,
-    max_instructions: int = 10,
     max_length: int = NO_LIMIT,
     strategies: Mapping[Strategy, float] = THIRDS,
-    count_tokens: Callable[[Example], int] = lambda example: length_of(example.messages)[0],
-) -> Composition:
-    return compose(
+    count_tokens: Callable[[Example], int] = words_of,
+    count_rendered: Callable[[Turns], tuple[int, int]] = words_in,
+    embeddings: NDArray[np.float32] | None = None,
+    **options: Any,
+) -> Composer:
+    return Composer(
         examples,
-        passes=passes,
-        max_instructions=max_instructions,
+        settings=MosaicConfig(strategies=dict(strategies), **options),
         max_length=max_length,
-        strategies=strategies,
         count_tokens=count_tokens,
-        count_rendered=length_of,
-        rng=np.random.default_rng(seed),
+        count_rendered=count_rendered,
         wording=WORDING,
+        embeddings=embeddings,
     )
 
 
-def example(prompt: str, response: str) -> Example:
-    return make_example("test", [Message("user", prompt), Message("assistant", response)])
+def composed(
+    examples: Sequence[Example], *, seed: int = 0, passes: int = 1, **options: Any
+) -> tuple[list[Composed], MosaicReport]:
+    """Mosaics and their report."""
+    composer = composer_of(examples, **options)
+    return list(composer.compose(passes, np.random.default_rng(seed))), composer.report
+
+
+def recipes_of(examples: Sequence[Example], **options: Any) -> list[Mosaic]:
+    return [each.recipe for each in composed(examples, **options)[0]]
+
+
+def example(
+    prompt: str, response: str, *, source: str = "test", task: str | None = None
+) -> Example:
+    turns = [Message("user", prompt), Message("assistant", response)]
+    return make_example(source, turns, task=task)
 
 
 def by_id(examples: Sequence[Example]) -> dict[str, Example]:
@@ -73,303 +94,561 @@ def by_id(examples: Sequence[Example]) -> dict[str, Example]:
 
 def many(count: int, seed: int = 0) -> list[Example]:
     rng = np.random.default_rng(seed)
-    texts = {"".join(rng.choice(list("abc d\n"), 24)).strip() for _ in range(2 * count + 40)}
-    pairs = zip(sorted(texts)[:count], sorted(texts)[::-1], strict=False)
+    letters = rng.choice(list("abc d\n"), (2 * count + 40, 24))
+    texts = sorted({"".join(row).strip() for row in letters})
+    pairs = zip(texts[:count], texts[::-1], strict=False)
     return [example(prompt, response) for prompt, response in pairs]
-
-
-def rendered(
-    composition: Composition, examples: Sequence[Example]
-) -> list[tuple[Mosaic, tuple[Message, ...], list[Example]]]:
-    """Each recipe, its text and its parents."""
-    known = by_id(examples)
-    return [
-        (recipe, render(recipe, known, WORDING), [known[key] for key in recipe.examples])
-        for recipe in composition.recipes
-    ]
 
 
 words = st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=6)
 texts = st.builds(lambda parts, gap: gap.join(parts), words, st.sampled_from([" ", "\n", "\n\n"]))
 corpora = st.lists(
-    st.builds(example, texts, texts), min_size=1, max_size=16, unique_by=lambda each: each.response
+    st.builds(example, texts, texts), min_size=1, max_size=16, unique_by=lambda each: each.id
 )
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=60, deadline=None)
 
 
-# --- Laws.
+# --- Every example once, within the limit.
 
 
 @quick
-@given(corpora, seeds, st.integers(1, 10), st.integers(20, 150))
-def test_what_a_mosaic_says_is_what_it_does(
-    examples: list[Example], seed: int, max_instructions: int, max_length: int
-) -> None:
-    composition = composed(
-        examples, seed=seed, max_instructions=max_instructions, max_length=max_length
-    )
-    for _, messages, parents in rendered(composition, examples):
-        assert parser.faults(messages, parents) == []
-
-
-@quick
-@given(corpora, seeds)
-def test_permute_answers_all_and_maskout_some(examples: list[Example], seed: int) -> None:
-    for recipe, messages, parents in rendered(composed(examples, seed=seed), examples):
-        reading = parser.read(messages)
-        rules = [
-            parser.stated_answers(each, [p.prompt for p in parents]) for each in reading.sentences
-        ]
-        num_rules = sum(rule is not None for rule in rules)
-        assert num_rules == (recipe.strategy in ("permute", "maskout"))
-        if recipe.strategy == "maskout":
-            assert 0 < len(reading.answers) < len(parents)
-        else:
-            assert sorted(n for n, _ in reading.answers) == list(range(1, len(parents) + 1))
-
-
-@quick
-@given(corpora, seeds, st.integers(1, 3), st.integers(1, 10), st.integers(4, 80))
+@given(corpora, seeds, st.integers(1, 3), st.integers(4, 80), st.sampled_from(["uniform", "fill"]))
 def test_a_pass_uses_or_reports_each_example_once(
-    examples: list[Example], seed: int, passes: int, max_instructions: int, max_length: int
+    examples: list[Example], seed: int, passes: int, max_length: int, sizes: str
 ) -> None:
-    composition = composed(
-        examples,
-        seed=seed,
-        passes=passes,
-        max_instructions=max_instructions,
-        max_length=max_length,
-        strategies={**THIRDS, "primary": 1.0},
+    mosaics, report = composed(
+        examples, seed=seed, passes=passes, max_length=max_length, sizes=sizes, strategies=ALL
     )
-    report = composition.report
-    uses = Counter(key for recipe in composition.recipes for key in recipe.examples)
+    uses = Counter(key for each in mosaics for key in each.recipe.examples)
     uses.update(report.left_out)
     assert uses == {each.id: passes for each in examples}
-    assert report.num_mosaics == len(composition.recipes) == sum(report.num_by_size.values())
 
 
 @quick
-@given(corpora, seeds, st.integers(4, 80), st.sampled_from([0, 1]))
+@given(corpora, seeds, st.integers(4, 80), st.sampled_from([0, 1, 50]))
 def test_a_mosaic_keeps_the_limit_whatever_was_planned(
     examples: list[Example], seed: int, max_length: int, planned: int
 ) -> None:
-    composition = composed(
-        examples, seed=seed, max_length=max_length, count_tokens=lambda each: planned
+    mosaics, _ = composed(
+        examples,
+        seed=seed,
+        max_length=max_length,
+        strategies=ALL,
+        count_tokens=lambda each: planned,
     )
-    lengths = [length_of(messages) for _, messages, _ in rendered(composition, examples)]
-    assert lengths == list(composition.token_counts)
-    assert all(num_tokens <= max_length for num_tokens, _ in lengths)
+    for each in mosaics:
+        pieces = render_pieces(each.recipe, by_id(examples), WORDING)
+        assert words_in(pieces) == (each.num_tokens, each.num_response_tokens)
+        assert each.num_tokens <= max_length
 
 
-@quick
-@given(corpora, seeds, st.sampled_from(["permute", "maskout"]))
-def test_a_single_instruction_is_format_only(
-    examples: list[Example], seed: int, strategy: Strategy
-) -> None:
-    weights: dict[Strategy, float] = {strategy: 1.0, "primary": 1.0}
-    for recipe in composed(examples, seed=seed, strategies=weights).recipes:
-        assert len(recipe.examples) > 1 or recipe.strategy == "format"
-
-
-@quick
-@given(st.lists(texts, min_size=2, max_size=10), seeds)
-def test_every_sentence_states_its_order(prompts: list[str], seed: int) -> None:
-    order = [int(n) + 1 for n in np.random.default_rng(seed).permutation(len(prompts))]
-    for name in ORDERS:
-        expected = order if name == "listed" else numbers_in_order(name, prompts)
-        for sentence in WORDING.rule_sentences(name, masks=False):
-            said = filled(sentence, list=str(order))
-            assert parser.stated_answers(said, prompts) == expected, said
-
-
-def test_other_sentences_state_no_rule() -> None:
-    for sentence in (*WORDING.plain, *WORDING.marked):
-        assert parser.stated_answers(sentence, ["a", "b", "c"]) is None
-
-
-def test_every_rule_and_sentence_is_followed_to_the_letter() -> None:
-    examples = many(3000)
-    seen = set()
-    for recipe, messages, parents in rendered(composed(examples, max_instructions=4), examples):
-        assert parser.faults(messages, parents) == []
-        if recipe.choices["rule"]:
-            seen.add(
-                (recipe.strategy, recipe.choices["rule"]["name"], recipe.choices["rule"]["index"])
-            )
-    assert len(seen) == 4 * (10 + 5)
-
-
-# --- The reader finds faults that are planted.
-
-
-def _swap(blocks: list[str]) -> list[str]:
-    return [blocks[1], blocks[0], *blocks[2:]]
-
-
-def _drop(blocks: list[str]) -> list[str]:
-    return blocks[:-1]
-
-
-def _repeat(blocks: list[str]) -> list[str]:
-    return [*blocks, blocks[0]]
-
-
-def _cross(blocks: list[str]) -> list[str]:
-    """The first two responses under each other's numbers."""
-    first, second = (re.findall(r"\d+", block)[0] for block in blocks[:2])
-    crossed = [blocks[0].replace(first, second, 1), blocks[1].replace(second, first, 1)]
-    return [*crossed[::-1], *blocks[2:]]
-
-
-def _damaged(
-    messages: tuple[Message, ...], damage: Callable[[list[str]], list[str]]
-) -> list[Message]:
-    user, assistant = messages
-    starts = [hit.start() for hit in parser.tag_in(assistant.content).finditer(assistant.content)]
-    ends = [*starts[1:], len(assistant.content)]
-    blocks = [assistant.content[a:b].strip() for a, b in zip(starts, ends, strict=True)]
-    return [user, Message("assistant", "\n\n".join(damage(blocks)))]
-
-
-@pytest.mark.parametrize("damage", [_swap, _drop, _repeat, _cross])
-def test_the_reader_sees_damage(damage: Callable[[list[str]], list[str]]) -> None:
-    examples = many(400)
-    mosaics = rendered(composed(examples), examples)
-    long_ones = [(m, parents) for _, m, parents in mosaics if len(parser.read(m).answers) > 1]
-    assert len(long_ones) > 30
-    assert all(
-        parser.faults(_damaged(messages, damage), parents) for messages, parents in long_ones
+@pytest.mark.parametrize(("sizes", "largest"), [("fill", 1), ("fixed", 9)])
+def test_a_mosaic_stops_only_where_the_next_would_not_fit(sizes: str, largest: int) -> None:
+    examples = many(300)
+    known = by_id(examples)
+    mosaics, report = composed(
+        examples,
+        sizes=sizes,
+        max_instructions=largest,
+        max_length=40,
+        strategies={"primary": 1.0},
     )
+    taken = [each.recipe.examples for each in mosaics]
+    stopped = [(a, b) for a, b in pairwise(taken) if sizes == "fill" or len(a) < largest]
+    assert len(stopped) > 20
+    for here, after in stopped:
+        assert sum(words_of(known[key]) for key in (*here, after[0])) > 40
+    assert report.num_left_out == 0
 
 
-def test_the_reader_sees_a_response_that_should_be_masked() -> None:
+def test_room_that_an_overestimate_left_is_used() -> None:
     examples = many(200)
-    for recipe, messages, parents in rendered(composed(examples), examples):
-        if recipe.strategy == "maskout":
-            answered = [number for number, _ in parser.read(messages).answers]
-            masked = next(n for n in range(1, len(parents) + 1) if n not in answered)
-            block = _damaged(messages, lambda blocks: blocks[:1])[1].content
-            extra = block.replace(str(answered[0]), str(masked), 1)
-            extra = extra.replace(parents[answered[0] - 1].response, parents[masked - 1].response)
-            spoilt = [messages[0], Message("assistant", f"{messages[1].content}\n\n{extra}")]
-            assert "order or mask" in parser.faults(spoilt, parents)
-
-
-# --- Single facts.
-
-
-def test_the_same_seed_gives_the_same_mosaics_in_any_order_of_examples() -> None:
-    examples = many(60)
-    assert composed(examples) == composed(examples[::-1])
-    assert composed(examples).recipes != composed(examples, seed=1).recipes
-
-
-def test_strategies_are_drawn_by_weight() -> None:
-    weights: dict[Strategy, float] = {"maskout": 3.0, "primary": 1.0, "permute": 0.0}
-    composition = composed(many(6000), strategies=weights)
-    several = [r.strategy for r in composition.recipes if len(r.examples) > 1]
-    assert set(several) == {"maskout", "primary"}
-    assert several.count("maskout") / len(several) == pytest.approx(0.75, abs=0.06)
-
-
-def test_sizes_are_uniform_without_a_limit() -> None:
-    sizes = composed(many(6000), max_instructions=4).report.num_by_size
-    assert sorted(sizes) == [1, 2, 3, 4]
-    assert min(sizes.values()) / max(sizes.values()) > 0.8
-
-
-def test_primary_is_plain_concatenation() -> None:
-    examples = [example("a", "b"), example("c", "d")]
-    recipe = Mosaic((examples[1].id, examples[0].id), "primary", {})
-    assert render(recipe, by_id(examples), WORDING) == (("user", "c\n\na"), ("assistant", "d\n\nb"))
-
-
-def test_only_primary_stays_primary_for_one() -> None:
-    composition = composed([example("a", "b")], strategies={"primary": 1.0, "format": 0.0})
-    assert composition.recipes[0].strategy == "primary"
+    known = by_id(examples)
+    excess = 5
+    mosaics, _ = composed(
+        examples,
+        sizes="fill",
+        max_length=60,
+        strategies={"primary": 1.0},
+        count_tokens=lambda each: words_of(each) + excess,
+    )
+    taken = [each.recipe.examples for each in mosaics]
+    for here, after in pairwise(taken):
+        assert sum(words_of(known[key]) for key in (*here, after[0])) + excess > 60
 
 
 def test_an_example_too_long_alone_is_reported_in_each_pass() -> None:
     long = example("a " * 50, "b")
-    report = composed([example("a", "b"), long], passes=2, max_length=40).report
+    _, report = composed([example("a", "b"), long], passes=2, max_length=40)
     assert report.left_out == (long.id, long.id)
     assert report.num_left_out == 2
+    assert report.num_given_back <= 2
 
 
 def test_what_does_not_fit_is_given_back() -> None:
-    composition = composed(many(100), max_length=40, count_tokens=lambda each: 0)
-    assert composition.report.num_given_back > 0
-    assert composition.report.num_left_out == 0
+    _, report = composed(many(100), max_length=40, count_tokens=lambda each: 0)
+    assert report.num_given_back > 0
+    assert report.num_left_out == 0
+
+
+def test_nothing_is_given_back_by_an_example_alone() -> None:
+    _, report = composed([example("a " * 50, "b")], max_length=40)
+    assert (report.num_given_back, report.num_left_out) == (0, 1)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_sentence_never_costs_a_single_example_its_place(seed: int) -> None:
     only = example("a " * 6, "b")  # 7 words and a tag of at most 2, said twice
-    assert composed([only], seed=seed, max_length=11).report.num_left_out == 0
+    assert composed([only], seed=seed, max_length=11)[1].num_left_out == 0
+
+
+def test_few_mosaics_are_written_more_than_once_near_the_limit() -> None:
+    calls = 0
+
+    def counted(turns: Turns) -> tuple[int, int]:
+        nonlocal calls
+        calls += 1
+        return words_in(turns)
+
+    composer = composer_of(
+        many(2000),
+        sizes="fill",
+        max_length=60,
+        strategies={"primary": 1.0, "turns": 1.0},
+        count_rendered=counted,
+    )
+    num_mosaics = len(list(composer.compose(1, np.random.default_rng(0))))
+    assert calls < 1.1 * num_mosaics
+
+
+# --- Same seed, one after the other.
+
+
+@pytest.mark.parametrize("grouping", ["random", "task", "similar"])
+def test_the_same_seed_gives_the_same_mosaics_in_any_order_of_examples(grouping: str) -> None:
+    examples = many(60)
+    rows = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    first = composed(examples, grouping=grouping, embeddings=rows, strategies=ALL)
+    second = composed(examples[::-1], grouping=grouping, embeddings=rows[::-1], strategies=ALL)
+    assert first == second
+    other = composed(examples, grouping=grouping, embeddings=rows, strategies=ALL, seed=1)
+    assert first[0] != other[0]
+
+
+def test_mosaics_come_before_their_pass_is_over() -> None:
+    composer = composer_of(many(500))
+    mosaics = composer.compose(2, np.random.default_rng(0))
+    next(mosaics)
+    assert (composer.report.num_mosaics, composer.report.num_passes) == (1, 0)
+    list(mosaics)
+    assert composer.report.num_passes == 2
+
+
+def test_a_report_adds_up_over_all_that_was_composed() -> None:
+    examples = many(300)
+    composer = composer_of(examples, strategies=ALL, max_length=80)
+    mosaics = [each for seed in (0, 1) for each in composer.compose(1, np.random.default_rng(seed))]
+    report = composer.report
+    recipes = [each.recipe for each in mosaics]
+    assert report.num_examples == 300
+    assert report.num_passes == 2
+    assert report.num_mosaics == len(mosaics)
+    assert report.num_by_size == Counter(len(recipe.examples) for recipe in recipes)
+    assert report.num_by_strategy == Counter(recipe.strategy for recipe in recipes)
+    assert report.num_tokens == sum(each.num_tokens for each in mosaics)
+    assert report.num_response_tokens == sum(each.num_response_tokens for each in mosaics)
+    texts_there = sum(len(recipe.choices.get("answers", recipe.examples)) for recipe in recipes)
+    assert report.num_masked == 600 - report.num_left_out - texts_there > 0
+
+
+def test_prompts_are_joined_once_and_are_the_same_object_in_every_mosaic() -> None:
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    chat = make_example("test", [Message(role, text) for role, text in turns])  # type: ignore[arg-type]  # literals as str
+    seen: list[str] = []
+
+    def noted(turns: Turns) -> tuple[int, int]:
+        seen.extend(piece for _, pieces in turns for piece in pieces if piece == "a\nb\nc")
+        return words_in(turns)
+
+    composer = composer_of([chat], count_rendered=noted)
+    list(composer.compose(3, np.random.default_rng(0)))
+    assert len(seen) == 3
+    assert len({id(piece) for piece in seen}) == 1
+
+
+# --- How many instructions.
+
+
+def sizes_drawn(distribution: SizeDistribution, largest: int, count: int) -> list[int | None]:
+    rng = np.random.default_rng(0)
+    return list(islice(mosaic_sizes(distribution, largest=largest, rng=rng), count))
+
+
+def test_uniform_sizes_are_equally_frequent() -> None:
+    frequencies = Counter(sizes_drawn("uniform", 10, 20_000))
+    assert sorted(map(int, filter(None, frequencies))) == list(range(1, 11))
+    assert all(abs(n - 2000) < 4 * math.sqrt(1800) for n in frequencies.values())  # 4 sigma
+
+
+def test_fixed_sizes_are_the_largest_and_fill_has_none() -> None:
+    assert set(sizes_drawn("fixed", 7, 10)) == {7}
+    assert set(sizes_drawn("fill", 7, 10)) == {None}
+
+
+@pytest.mark.parametrize(
+    ("distribution", "share_of_largest", "share_up_to_half"),
+    [  # closed forms: a draw below 2, a draw of 6 or more
+        ("exponential", 1 - math.exp(-1 / 2), math.exp(-5 / 2)),
+        ("pareto", 1 - 2**-1.16, 6**-1.16),
+        ("log_normal", 0.5, math.erfc(math.log(3) / 0.75 / math.sqrt(2)) / 2),
+        ("logistic", 0.5, 1 / (1 + math.exp(4))),
+    ],
+)
+def test_sizes_pile_up_near_the_largest(
+    distribution: SizeDistribution, share_of_largest: float, share_up_to_half: float
+) -> None:
+    sizes = np.array(sizes_drawn(distribution, 10, 20_000))
+    assert set(sizes.tolist()) == set(range(1, 11))
+    assert Counter(sizes.tolist()).most_common(1)[0][0] == 10
+    assert sizes.mean() > 7
+    assert (sizes == 10).mean() == pytest.approx(share_of_largest, abs=0.015)
+    assert (sizes <= 5).mean() == pytest.approx(share_up_to_half, abs=0.008)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "fixed", *PILING])
+def test_one_is_the_only_size_up_to_one(distribution: SizeDistribution) -> None:
+    assert set(sizes_drawn(distribution, 1, 3000)) == {1}
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "fixed", *PILING])
+def test_without_a_limit_mosaics_have_the_sizes_drawn(distribution: SizeDistribution) -> None:
+    recipes = recipes_of(many(500), sizes=distribution, max_instructions=6)
+    taken = [len(recipe.examples) for recipe in recipes]
+    assert max(taken) == 6
+    assert distribution != "fixed" or set(taken[:-1]) == {6}
+
+
+# --- Who stands together.
+
+
+def test_a_mosaic_of_a_task_holds_no_other() -> None:
+    examples = [
+        example(f"a{i}", f"b{i}", source="xy"[i % 2], task=None if i % 3 else "math")
+        for i in range(120)
+    ]
+    known = by_id(examples)
+    recipes = recipes_of(examples, grouping="task", max_instructions=8)
+    kinds = [{task_of(known[key]) for key in recipe.examples} for recipe in recipes]
+    assert {len(each) for each in kinds} == {1}
+    assert set.union(*kinds) == {("task", "math"), ("source", "x"), ("source", "y")}
+
+
+@pytest.mark.parametrize("grouping", ["random", "task", "similar"])
+def test_a_pass_offers_each_example_once(grouping: Any) -> None:
+    examples = [example(f"a{i}", "b", task=str(i % 7)) for i in range(200)]
+    rows = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    first, second = (
+        np.concatenate(list(pass_order(grouping, examples, embeddings=rows, rng=rng)))
+        for _ in range(2)
+    )
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(200))
+    assert first.tolist() != second.tolist()
+
+
+def test_similar_examples_stand_together() -> None:
+    rng = np.random.default_rng(0)
+    examples = many(1000)
+    centres = np.eye(20, 32)[rng.integers(20, size=1000)]
+    rows = (centres + 0.1 * rng.standard_normal((1000, 32))).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    row_of = {each.id: row for each, row in zip(examples, rows, strict=True)}
+
+    def closeness(grouping: str) -> float:
+        recipes = recipes_of(examples, grouping=grouping, embeddings=rows, max_instructions=6)
+        stacks = [np.stack([row_of[key] for key in recipe.examples]) for recipe in recipes]
+        return float(np.mean([(rows @ rows.T).mean() for rows in stacks if len(rows) > 1]))
+
+    assert closeness("similar") > 0.7 > 0.5 > closeness("random")
+
+
+# --- Which strategy.
+
+
+def test_strategies_are_drawn_by_weight() -> None:
+    weights: dict[Strategy, float] = {"maskout": 3.0, "primary": 1.0, "permute": 0.0}
+    recipes = recipes_of(many(6000), strategies=weights)
+    several = [recipe.strategy for recipe in recipes if len(recipe.examples) > 1]
+    assert set(several) == {"maskout", "primary"}
+    assert several.count("maskout") / len(several) == pytest.approx(0.75, abs=0.06)
+
+
+@pytest.mark.parametrize("strategy", ["permute", "maskout", "permute_maskout"])
+def test_one_instruction_is_format_only(strategy: Strategy) -> None:
+    weights: dict[Strategy, float] = {strategy: 1.0, "primary": 1.0, "turns": 1.0}
+    recipes = recipes_of(many(100), strategies=weights, max_instructions=2)
+    alone = [recipe for recipe in recipes if len(recipe.examples) == 1]
+    assert len(alone) > 20
+    assert {recipe.strategy for recipe in alone} == {"format"}
+    assert all(recipe.choices["rules"] == [] for recipe in alone)
+
+
+@pytest.mark.parametrize("strategy", ["primary", "turns"])
+def test_what_has_no_tags_stays_so_for_one(strategy: Strategy) -> None:
+    (recipe,) = recipes_of([example("a", "b")], strategies={strategy: 1.0, "format": 0.0})
+    assert (recipe.strategy, recipe.choices) == (strategy, {})
 
 
 def test_equal_lengths_leave_no_longest_and_no_shortest() -> None:
-    examples = [example(first + "x", first) for first in "abcdefghij" * 20]
-    recipes = composed(examples, strategies={"maskout": 1.0}).recipes
-    names = {r.choices["rule"]["name"] for r in recipes if r.strategy == "maskout"}
+    examples = [example(first + "x", first + str(i)) for i, first in enumerate("abcdefghij" * 20)]
+    recipes = recipes_of(examples, strategies={"maskout": 1.0})
+    names = {r.choices["rules"][0]["name"] for r in recipes if r.strategy == "maskout"}
     assert names == {"listed", "odd", "even"}
 
 
-def test_the_rule_is_the_outer_sentence_on_either_side() -> None:
-    examples = many(600)
-    for recipe, messages, parents in rendered(composed(examples), examples):
-        rule, sentence = recipe.choices["rule"], recipe.choices["sentence"]
-        if rule and sentence and rule["at"] == sentence["at"]:
-            outer = messages[0].content.split("\n\n")[0 if rule["at"] == "before" else -1]
-            assert parser.stated_answers(outer, [p.prompt for p in parents]) is not None
+def test_every_order_mask_and_sentence_comes_up() -> None:
+    recipes = recipes_of(many(6000), max_instructions=3, strategies={"permute_maskout": 1.0})
+    seen = {
+        (rule["masks"], rule["name"], rule["index"])
+        for recipe in recipes
+        for rule in recipe.choices["rules"]
+    }
+    possible = {
+        (masks, name, index)
+        for masks, names in ((False, ORDERS), (True, MASKS))
+        for name in names
+        for index in range(len(WORDING.rule_sentences(name, masks=masks)))
+    }
+    assert seen == possible
 
 
-def test_masked_responses_are_counted() -> None:
+def test_a_mask_and_an_order_leave_some_in_that_order() -> None:
+    examples = many(2000)
+    known = by_id(examples)
+    recipes = recipes_of(examples, strategies={"permute_maskout": 1.0}, max_instructions=8)
+    several = [recipe for recipe in recipes if len(recipe.examples) > 1]
+    assert len(several) > 200
+    for recipe in several:
+        mask, order = recipe.choices["rules"]
+        answers = recipe.choices["answers"]
+        assert (mask["masks"], order["masks"]) == (True, False)
+        assert 0 < len(answers) < len(recipe.examples)
+        if order["name"] == "listed":
+            user = render(recipe, known, WORDING)[0].content
+            assert WORDING.lists[order["list_shape"]].text(answers) in user
+        else:
+            prompts = [Instruction.of(known[key].prompt) for key in recipe.examples]
+            assert answers == numbers_in_order(order["name"], prompts, sorted(answers))
+        if mask["name"] in ("odd", "even"):
+            assert order["name"] not in ("odd_then_even", "even_then_odd")
+
+
+@pytest.mark.parametrize(
+    ("order", "numbers"),
+    [
+        ("reverse", [5, 4, 2, 1]),
+        ("alphabetical", [2, 4, 1, 5]),
+        ("reverse_alphabetical", [5, 1, 2, 4]),  # equal ones as they stand
+        ("fewest_words", [2, 4, 5, 1]),
+        ("most_words", [1, 5, 2, 4]),
+        ("fewest_characters", [2, 4, 1, 5]),
+        ("most_characters", [5, 1, 2, 4]),
+        ("odd_then_even", [1, 5, 2, 4]),
+        ("even_then_odd", [2, 4, 1, 5]),
+    ],
+)
+def test_numbers_are_put_in_order_as_by_hand(order: Any, numbers: list[int]) -> None:
+    prompts = ["b b b", "A", "masked", "a", "c cccccc"]
+    assert numbers_in_order(order, list(map(Instruction.of, prompts)), [1, 2, 4, 5]) == numbers
+
+
+# --- How it is written.
+
+
+def letters(text: str) -> list[Example]:
+    return [example(letter, letter.upper()) for letter in text]
+
+
+def recipe_of(examples: Sequence[Example], strategy: Strategy, **choices: Any) -> Mosaic:
+    return Mosaic(tuple(each.id for each in examples), strategy, choices)
+
+
+def test_primary_is_plain_concatenation() -> None:
+    examples = letters("ca")
+    expected = (("user", "c\n\na"), ("assistant", "C\n\nA"))
+    assert render(recipe_of(examples, "primary"), by_id(examples), WORDING) == expected
+
+
+def test_turns_are_one_conversation_without_additions() -> None:
+    turns = [("system", "s"), ("user", "x"), ("assistant", "y"), ("user", "z")]
+    messages = [Message(role, text) for role, text in turns]  # type: ignore[arg-type]  # literals as str
+    chat = make_example("test", [*messages, Message("assistant", "last")])
+    examples = [*letters("ca"), chat]
+    assert render(recipe_of(examples, "turns"), by_id(examples), WORDING) == (
+        ("user", "c"),
+        ("assistant", "C"),
+        ("user", "a"),
+        ("assistant", "A"),
+        ("user", "s\nx\ny\nz"),
+        ("assistant", "last"),
+    )
+
+
+def test_a_mask_and_an_order_are_both_stated() -> None:
+    examples = letters("abcd")
+    recipe = recipe_of(
+        examples,
+        "permute_maskout",
+        wording=WORDING.fingerprint,
+        tag=WORDING.tags.index("[{n}]"),
+        punctuation=WORDING.punctuation.index("."),
+        new_line=False,
+        marks=None,
+        sentence={"index": 0, "at": "before"},
+        rules=[
+            {"index": 0, "at": "before", "name": "odd", "masks": True, "list_shape": None},
+            {"index": 0, "at": "before", "name": "listed", "masks": False, "list_shape": 3},
+        ],
+        answers=[4, 2],
+    )
+    assert render(recipe, by_id(examples), WORDING) == (
+        (
+            "user",
+            "Respond in this sequence of numbers: [4, 2].\n\n"
+            "Skip each instruction whose number is odd.\n\n"
+            "Respond to each instruction under its own number.\n\n"
+            "[1]. a\n\n[2]. b\n\n[3]. c\n\n[4]. d",
+        ),
+        ("assistant", "[4]. D\n\n[2]. B"),
+    )
+
+
+def test_a_listed_mask_names_the_masked_and_stands_outside_the_marks_sentence() -> None:
+    examples = letters("abc")
+    recipe = recipe_of(
+        examples,
+        "maskout",
+        wording=WORDING.fingerprint,
+        tag=WORDING.tags.index("{n})"),
+        punctuation=WORDING.punctuation.index(""),
+        new_line=True,
+        marks={"bracket": WORDING.brackets.index(("[", "]")), "words": 0, "lower": True},
+        sentence={"index": 0, "at": "after"},
+        rules=[{"index": 0, "at": "after", "name": "listed", "masks": True, "list_shape": 0}],
+        answers=[2],
+    )
+    assert render(recipe, by_id(examples), WORDING) == (
+        (
+            "user",
+            "1)\na\n\n2)\nb\n\n3)\nc\n\n"
+            "Put [begin] in front of every response and [end] behind it.\n\n"
+            "Skip the instructions with these numbers: 1, 3.",
+        ),
+        ("assistant", "2)\n[begin] B [end]"),
+    )
+
+
+def test_pieces_join_to_the_text_and_hold_the_examples_own_strings() -> None:
     examples = many(300)
-    composition = composed(examples)
-    texts_there = sum(len(parser.read(m).answers) for _, m, _ in rendered(composition, examples))
-    assert composition.report.num_masked == len(examples) - texts_there
+    known = by_id(examples)
+    for recipe in recipes_of(examples, strategies=ALL):
+        turns = render_pieces(recipe, known, WORDING)
+        joined = tuple(Message(role, "".join(pieces)) for role, pieces in turns)
+        assert joined == render(recipe, known, WORDING)
+        there = {id(piece) for _, pieces in turns for piece in pieces}
+        answers = recipe.choices.get("answers", range(1, len(recipe.examples) + 1))
+        assert {id(known[key].messages[0].content) for key in recipe.examples} <= there
+        assert {id(known[recipe.examples[n - 1]].response) for n in answers} <= there
+
+
+def test_tags_marks_and_blank_lines_are_pieces_of_their_own() -> None:
+    examples = letters("ab")
+    recipe = recipe_of(
+        examples,
+        "format",
+        wording=WORDING.fingerprint,
+        tag=WORDING.tags.index("[{n}]"),
+        punctuation=WORDING.punctuation.index("."),
+        new_line=False,
+        marks={"bracket": 0, "words": 0, "lower": False},
+        sentence={"index": 0, "at": "after"},
+        rules=[],
+        answers=[1, 2],
+    )
+    sentence = "Put (BEGIN) in front of every response and (END) behind it."
+    user = ["[1]. ", "a", "\n\n", "[2]. ", "b", "\n\n", sentence]
+    first = ["[1]. ", "(BEGIN) ", "A", " (END)"]
+    second = ["[2]. ", "(BEGIN) ", "B", " (END)"]
+    expected = [("user", user), ("assistant", [*first, "\n\n", *second])]
+    assert render_pieces(recipe, by_id(examples), WORDING) == expected
 
 
 def test_a_recipe_read_back_from_json_renders_alike() -> None:
-    examples = many(40)
-    for recipe, messages, _ in rendered(composed(examples), examples):
+    examples = many(60)
+    known = by_id(examples)
+    for recipe in recipes_of(examples, strategies=ALL):
         fields = json.loads(canonical_json(asdict(recipe)))
         again = Mosaic(**{**fields, "examples": tuple(fields["examples"])})
-        assert render(again, by_id(examples), WORDING) == messages
+        assert again == recipe
+        assert render(again, known, WORDING) == render(recipe, known, WORDING)
 
 
 def test_a_conversation_gives_its_last_turn_as_response() -> None:
     turns = [("system", "be brief"), ("user", "a"), ("assistant", "b"), ("user", "c")]
-    messages = [Message(role, text) for role, text in turns]  # type: ignore[arg-type]
+    messages = [Message(role, text) for role, text in turns]  # type: ignore[arg-type]  # literals as str
     chat = make_example("test", [*messages, Message("assistant", "d")])
     recipe = Mosaic((chat.id,), "primary", {})
     expected = (("user", "be brief\na\nb\nc"), ("assistant", "d"))
     assert render(recipe, {chat.id: chat}, WORDING) == expected
 
 
+def test_marks_of_code_stand_on_lines_of_their_own() -> None:
+    code = example("a", "```\nb\n```")
+    recipes = [recipes_of([code], seed=seed)[0] for seed in range(20)]
+    written = [render(recipe, by_id([code]), WORDING)[1].content for recipe in recipes]
+    marked = [text for text in written if not text.endswith("```")]
+    assert marked
+    assert all("\n```\nb\n```\n" in text for text in marked)
+
+
+# --- Draws one at a time.
+
+
+def test_draws_are_even_and_within_their_range() -> None:
+    draws = Draws(np.random.default_rng(0))
+    frequencies = Counter(draws.index(3) for _ in range(30_000))
+    assert set(frequencies) == {0, 1, 2}
+    assert all(abs(n - 10_000) < 4 * math.sqrt(10_000 * 2 / 3) for n in frequencies.values())
+    orders = Counter(tuple(draws.shuffled("abc")) for _ in range(6000))
+    assert len(orders) == 6
+    assert all(abs(n - 1000) < 4 * math.sqrt(1000 * 5 / 6) for n in orders.values())
+
+
+def test_the_largest_uniform_never_reaches_the_count() -> None:
+    draws = Draws(np.random.default_rng(0))
+    draws.uniform = lambda: 1 - 2**-53
+    assert all(draws.index(count) == count - 1 for count in range(1, 5000))
+
+
+# --- Wording.
+
+
 def test_a_recipe_of_another_wording_is_refused(tmp_path: Path) -> None:
     examples = many(5)
     path = tmp_path / "other.yaml"
     path.write_text(OWN_WORDING.read_text(encoding="utf-8").replace("Item", "Part"), "utf-8")
-    recipe = composed(examples).recipes[0]
+    recipe = recipes_of(examples)[0]
     with pytest.raises(ConfigError, match="composed with the wording"):
         render(recipe, by_id(examples), load_wording(path))
-
-
-def test_marks_of_code_stand_on_lines_of_their_own() -> None:
-    code = example("a", "```\nb\n```")
-    recipes = [composed([code], seed=seed).recipes[0] for seed in range(20)]
-    texts = [render(recipe, by_id([code]), WORDING)[1].content for recipe in recipes]
-    marked = [text for text in texts if not text.endswith("```")]
-    assert marked
-    assert all("\n```\nb\n```\n" in text for text in marked)
 
 
 def test_the_wording_is_as_rich_as_the_paper_s() -> None:
     lists = (WORDING.tags, WORDING.brackets, WORDING.words, WORDING.marked, WORDING.plain)
     assert [len(set(each)) for each in lists] == [10, 27, 17, 30, 7]
+    orders = [WORDING.rule_sentences(order, masks=False) for order in ORDERS]
+    masks = [WORDING.rule_sentences(mask, masks=True) for mask in MASKS]
+    assert all(5 <= len(set(sentences)) <= 11 for sentences in (*orders, *masks))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,479 @@
+"""Candidates of the user's own making: the contract, how a source is loaded, and its checks.
+
+A source is a class of the user's, named by `pools.custom`. What it makes is checked while it is
+read; :func:`check_source` belongs in the user's own tests and tells everything that is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pickle
+import pkgutil
+import random
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol, get_args
+
+import numpy as np
+
+from raise_mdit.candidates import Custom
+from raise_mdit.config import CustomSourceConfig
+from raise_mdit.core import Example, Message, Role
+from raise_mdit.errors import ConfigError, DataError, nearest
+
+NUM_NUMBERS_SHOWN = 3
+"""Candidates that a fault lists; the rest are counted."""
+LONGEST_SHOWN = 300
+"""Characters of the text of a foreign exception that a message repeats."""
+
+_ROLES: tuple[str, ...] = get_args(Role)
+
+
+class CandidateSource(Protocol):
+    """Makes candidates from the examples of the pool; any class of this form will do.
+
+    For example, a file `shouting.py` in the working directory::
+
+        from raise_mdit.candidates import Custom
+        from raise_mdit.core import Message
+
+        class Shouting:
+            def __init__(self, share: float = 0.5) -> None:
+                self.share = share
+
+            def make(self, examples, *, rng):
+                for example in examples:
+                    if rng.random() < self.share:
+                        asked = Message("user", f"{example.prompt} Answer in upper case.")
+                        told = Message("assistant", example.response.upper())
+                        yield Custom(examples=(example.id,), messages=(asked, told))
+
+    and in the experiment file::
+
+        pools:
+          custom:
+            - {kind: "shouting:Shouting", name: shouting, options: {share: 0.2}}
+
+    The class is called once, with `options` as keyword arguments. :meth:`make` is called for the
+    pool, and again whenever `pools.renew` asks for fresh candidates, each time with an ``rng`` of
+    its own. To see whether a source keeps the contract, call :func:`check_source` in a test.
+    """
+
+    def make(self, examples: Sequence[Example], *, rng: np.random.Generator) -> Iterable[Custom]:
+        """Candidates, at least one and finitely many; a generator keeps memory small.
+
+        The same examples and the same state of ``rng`` give the same candidates in the same order.
+        All chance comes from ``rng``, never from a global generator, and a set is sorted before
+        anything is drawn from it. Examples are left as they are.
+
+        A candidate names its parents, at least one of ``examples`` by id and none twice: what is
+        known of those is what is known of it. Its messages are a conversation in which no text is
+        blank: a system turn or none, then user and assistant in turns, the assistant's last.
+
+        Args:
+            examples: The pool's examples, in a fixed order.
+            rng: The only source of chance.
+        """
+        ...
+
+
+class ContractError(DataError):
+    """A candidate source that does not do what :class:`CandidateSource` says."""
+
+
+def load_source(config: CustomSourceConfig) -> CandidateSource:
+    """The source that an entry of `pools.custom` names, made with its options.
+
+    While its module is imported, and no longer, the working directory is the first place where
+    modules are looked for, as under `python -m`. A module beside it that is imported inside a
+    function is therefore not found; import it at the top.
+
+    Args:
+        config: The entry.
+
+    Raises:
+        ConfigError: There is no such module or class, it has no `make`, the options do not fit, or
+            the user's own code raised, which is then the cause.
+    """
+    where = f"pools.custom.{config.name}"
+    module_name, _, class_name = config.kind.partition(":")
+    found = _class(_module(module_name, where), class_name, where)
+    _check_options(found, config, where)
+    try:
+        source: CandidateSource = found(**config.options)
+    except Exception as error:  # the user's code, which may raise anything
+        raise ConfigError(
+            f"{where}.options: {class_name} raised {_told(error)}; mend the class or its options"
+        ) from error
+    return source
+
+
+def check_source(source: CandidateSource, examples: Sequence[Example], *, seed: int = 0) -> None:
+    """Nothing, if a source keeps its contract for these examples.
+
+    It is run twice, on copies of the examples. What it makes is compared and kept in memory, so a
+    few hundred examples are a good number. Global generators are left as they were.
+
+    Args:
+        source: Of the user's.
+        examples: At least one; better examples that differ in length and number of turns.
+        seed: Of the generators that both runs are given.
+
+    Raises:
+        ContractError: With all faults; candidates are counted from 1.
+    """
+    assert examples, "a source is checked on at least one example"
+    with _watched_generators() as touched:
+        first, second = (_run(source, examples, seed) for _ in range(2))
+        general = [*first.faults, *touched()]
+    general += _differences(first, second)
+    lines = [f"{fault.wrong}; {fault.mend}" for fault in general] + _grouped(first.made)
+    if lines:
+        title = f"{type(source).__name__} breaks the contract of a candidate source:"
+        raise ContractError("\n  ".join([title, *lines])) from first.cause
+
+
+def candidates_of(
+    source: CandidateSource,
+    config: CustomSourceConfig,
+    examples: Sequence[Example],
+    rng: np.random.Generator,
+) -> Iterator[Custom]:
+    """What a source makes, each candidate checked as it comes; nothing is kept.
+
+    Args:
+        source: As :func:`load_source` gives it.
+        config: The entry of `pools.custom` that names it in errors.
+        examples: The pool's examples; the source is handed a list of its own.
+        rng: Of this source and this call alone.
+
+    Raises:
+        DataError: A candidate breaks the contract, there is none, or the source's own code raised,
+            which is then the cause. Candidates are counted from 1.
+    """
+    where = f"pools.custom.{config.name}"
+    made = _inspected(source, list(examples), rng)
+    for number, candidate in enumerate(_named(made, where), start=1):
+        if not isinstance(candidate, Custom):
+            faults = "; ".join(f"{fault.wrong}: {fault.mend}" for fault in candidate)
+            raise DataError(f"{where}: candidate {number}: {faults}")
+        yield candidate
+
+
+class _Fault(NamedTuple):
+    wrong: str
+    mend: str
+
+
+_Made = Custom | tuple[_Fault, ...]
+"""A good candidate, or all that is wrong with one."""
+
+
+class _Stopped(Exception):
+    """The source gives no further candidate; the cause is what its code raised, if it did."""
+
+    def __init__(self, wrong: str, mend: str) -> None:
+        super().__init__(f"{wrong}; {mend}")
+        self.fault = _Fault(wrong, mend)
+
+
+class _Run(NamedTuple):
+    made: list[_Made]
+    faults: list[_Fault]
+    """Of the run as a whole."""
+    cause: BaseException | None
+    """What the source's code raised."""
+
+
+def _module(name: str, where: str) -> ModuleType:
+    with _working_directory_first():
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise _import_failed(name, where, error) from error  # an import inside it failed
+            raise ConfigError(
+                f"{where}.kind: there is no module {error.name!r}; give `package.module:Class` of "
+                "a file below the working directory or of an installed package."
+                f"{nearest(error.name, _siblings(error.name))}"
+            ) from error
+        except Exception as error:  # the user's code, which may raise anything
+            raise _import_failed(name, where, error) from error
+
+
+def _import_failed(name: str, where: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{where}.kind: importing {name!r} raised {_told(error)}; mend that module, or give another"
+    )
+
+
+@contextmanager
+def _working_directory_first() -> Iterator[None]:
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _siblings(missing: str) -> list[str]:
+    """Modules that stand where one was looked for."""
+    package, dot, _ = missing.rpartition(".")
+    folders = getattr(sys.modules.get(package), "__path__", []) if package else [os.getcwd()]
+    return [f"{package}{dot}{module.name}" for module in pkgutil.iter_modules(folders)]
+
+
+def _class(module: ModuleType, name: str, where: str) -> type[Any]:  # Any: options are its own
+    found = getattr(module, name, None)
+    if isinstance(found, type) and _makes(found):
+        return found
+    sources = [key for key, value in vars(module).items() if _is_source(value)]
+    offer = f"its classes with `make` are {', '.join(sources)}" if sources else "no class has one"
+    if found is None:
+        wrong = f"module {module.__name__!r} has no class {name!r} with a method `make`"
+    elif isinstance(found, type):
+        wrong = f"class {name!r} of module {module.__name__!r} has no method `make`"
+    else:
+        wrong = f"{name!r} of module {module.__name__!r} is {_type_name(found)}, not a class"
+    raise ConfigError(f"{where}.kind: {wrong}; {offer}.{nearest(name, sources)}")
+
+
+def _is_source(value: object) -> bool:
+    return isinstance(value, type) and _makes(value) and value is not CandidateSource
+
+
+def _makes(value: object) -> bool:
+    return callable(getattr(value, "make", None))
+
+
+def _check_options(found: type[Any], config: CustomSourceConfig, where: str) -> None:
+    signature = inspect.signature(found)
+    try:
+        signature.bind(**config.options)
+    except TypeError as error:
+        unknown = [option for option in config.options if option not in signature.parameters]
+        hint = nearest(unknown[0], signature.parameters) if unknown else ""
+        taken = signature.replace(return_annotation=inspect.Signature.empty)
+        raise ConfigError(
+            f"{where}.options: {error}; allowed: {found.__name__}{taken}.{hint}"
+        ) from error
+
+
+def _named(made: Iterator[_Made], where: str) -> Iterator[_Made]:
+    try:
+        yield from made
+    except _Stopped as stop:
+        raise DataError(f"{where}: {stop}") from stop.__cause__
+
+
+def _inspected(
+    source: CandidateSource, examples: list[Example], rng: np.random.Generator
+) -> Iterator[_Made]:
+    """Each candidate, or its faults; ends by :class:`_Stopped` where the source cannot go on."""
+    known = {example.id for example in examples}
+    if not _makes(source):
+        raise _Stopped("it has no method `make`", "write `def make(self, examples, *, rng)`")
+    num_made = 0
+    made = _of_the_user(lambda: source.make(examples, rng=rng), num_made)
+    if not isinstance(made, Iterable):
+        raise _Stopped(
+            f"what `make` gives is {_type_name(made)}, which cannot be iterated over",
+            "yield candidates, or return a list of them",
+        )
+    candidates = _of_the_user(lambda: iter(made), num_made)
+    end = object()
+    while (candidate := _of_the_user(lambda: next(candidates, end), num_made)) is not end:
+        num_made += 1
+        faults = tuple(_candidate_faults(candidate, known))
+        yield faults or candidate
+    if num_made == 0:
+        raise _Stopped("it makes no candidate", "yield at least one, or leave the source out")
+
+
+def _of_the_user(call: Callable[[], Any], num_made: int) -> Any:  # Any: to be checked
+    try:
+        return call()
+    except Exception as error:  # the user's code, which may raise anything
+        when = f"after candidate {num_made}" if num_made else "before its first candidate"
+        raise _Stopped(f"`make` raised {_told(error)} {when}", "mend the source") from error
+
+
+def _candidate_faults(candidate: object, known: set[str]) -> Iterator[_Fault]:
+    if not isinstance(candidate, Custom):
+        yield _Fault(
+            f"it is {_type_name(candidate)}",
+            "yield `raise_mdit.candidates.Custom(examples=..., messages=...)`",
+        )
+        return
+    yield from _parent_faults(candidate.examples, known)
+    yield from _message_faults(candidate.messages)
+
+
+def _parent_faults(parents: object, known: set[str]) -> Iterator[_Fault]:
+    mend = "give `examples` as a tuple of ids, such as `examples=(example.id,)`"
+    if not isinstance(parents, tuple):
+        yield _Fault(f"its parents are {_type_name(parents)}, not a tuple", mend)
+        return
+    foreign = [parent for parent in parents if not isinstance(parent, str)]
+    if foreign:
+        yield _Fault(f"a parent is {_type_name(foreign[0])}, not an id", mend)
+        return
+    if not parents:
+        yield _Fault("it has no parents", "name at least one example that it is made from")
+    unknown = [parent for parent in parents if parent not in known]
+    if unknown:
+        wrong = f"its parent {_shown(unknown[0])} is not the id of an example"
+        yield _Fault(wrong, "name only examples that `make` was given, by `example.id`")
+    repeated = [parent for i, parent in enumerate(parents) if parent in parents[:i]]
+    if repeated:
+        wrong = f"its parent {_shown(repeated[0])} is named more than once"
+        yield _Fault(wrong, "name each parent once; the share of each is the same")
+
+
+def _message_faults(messages: object) -> Iterator[_Fault]:
+    mend = 'give `messages` as a tuple of `raise_mdit.core.Message("user", "...")`'
+    if not isinstance(messages, tuple):
+        yield _Fault(f"its messages are {_type_name(messages)}, not a tuple", mend)
+        return
+    foreign = [message for message in messages if not isinstance(message, Message)]
+    if foreign:
+        yield _Fault(f"a message is {_type_name(foreign[0])}, not a Message", mend)
+        return
+    yield from _role_faults([message.role for message in messages])
+    for number, message in enumerate(messages, start=1):
+        yield from _content_faults(message.content, f"message {number}")
+
+
+def _role_faults(roles: Sequence[object]) -> Iterator[_Fault]:
+    unknown = [role for role in roles if role not in _ROLES]
+    if unknown:
+        hint = nearest(str(unknown[0]), _ROLES)
+        wrong = f"there is no role {_shown(unknown[0])}"
+        yield _Fault(wrong, f"roles are {', '.join(_ROLES)}.{hint}")
+        return
+    if not roles or roles[-1] != "assistant":
+        wrong = f"its last message is the {roles[-1]}'s" if roles else "it has no messages"
+        yield _Fault(wrong, "end with the assistant's message, which is what is learned")
+    turns = roles[1:] if roles and roles[0] == "system" else roles
+    if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(turns)):
+        wrong = f"its roles are {', '.join(map(str, roles))}"
+        yield _Fault(
+            wrong, "begin with a system turn or none, then let user and assistant take turns"
+        )
+
+
+def _content_faults(content: object, where: str) -> Iterator[_Fault]:
+    if not isinstance(content, str):
+        yield _Fault(f"{where} is {_type_name(content)}", "give every content as text")
+    elif not content.strip():
+        yield _Fault(f"{where} is blank", "give every message a text, or leave the turn out")
+    elif not _is_unicode(content):
+        yield _Fault(f"{where} has half of a surrogate pair", "give every content as valid Unicode")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _run(source: CandidateSource, examples: Sequence[Example], seed: int) -> _Run:
+    """Everything a source makes of copies of the examples."""
+    given = [replace(example) for example in examples]
+    made: list[_Made] = []
+    faults: list[_Fault] = []
+    cause = None
+    try:
+        made.extend(_inspected(source, given, np.random.default_rng(seed)))
+    except _Stopped as stop:
+        faults.append(stop.fault)
+        cause = stop.__cause__
+    if given != list(examples):
+        mend = "sort, shuffle or edit a copy of your own, such as `list(examples)`"
+        faults.append(_Fault("it changes the examples that it is given", mend))
+    return _Run(made, faults, cause)
+
+
+def _differences(first: _Run, second: _Run) -> list[_Fault]:
+    pairs = enumerate(zip_longest(first.made, second.made), start=1)
+    number = next((number for number, (one, other) in pairs if one != other), None)
+    if number is None:
+        return []
+    wrong = f"two runs with the same seed differ, first in candidate {number}"
+    mend = "draw from `rng` alone, sort sets, and keep nothing from one call of `make` to the next"
+    return [_Fault(wrong, mend)]
+
+
+@contextmanager
+def _watched_generators() -> Iterator[Callable[[], list[_Fault]]]:
+    """Gives a function that tells which global generators were used, and sets those back."""
+    # The global generators are what is watched; nothing is drawn from them.
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
+
+    def touched() -> list[_Fault]:
+        now = np.random.get_state(legacy=False)  # noqa: NPY002
+        used = {
+            "random": random.getstate() != python,
+            "numpy.random": pickle.dumps(now) != pickle.dumps(numpy),
+        }
+        mend = "draw from `rng`, and seed no global generator"
+        return [
+            _Fault(f"it uses the global generator of `{name}`", mend) for name in used if used[name]
+        ]
+
+    try:
+        yield touched
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _grouped(made: Sequence[_Made]) -> list[str]:
+    """A line for every kind of fault: the first candidate that has it, and who else."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for number, candidate in enumerate(made, start=1):
+        for fault in candidate if not isinstance(candidate, Custom) else ():
+            found.setdefault(fault.mend, []).append((number, fault.wrong))
+    return [_line(mend, cases) for mend, cases in found.items()]
+
+
+def _line(mend: str, cases: Sequence[tuple[int, str]]) -> str:
+    first, *numbers = dict.fromkeys(number for number, _ in cases)
+    wrong = ", ".join(wrong for number, wrong in cases if number == first)
+    others = ", ".join(map(str, numbers[:NUM_NUMBERS_SHOWN]))
+    num_hidden = len(numbers) - NUM_NUMBERS_SHOWN
+    more = f" and {num_hidden} more" if num_hidden > 0 else ""
+    likewise = f" (likewise: {others}{more})" if numbers else ""
+    return f"candidate {first}: {wrong}; {mend}{likewise}"
+
+
+def _told(error: Exception) -> str:
+    """Type, text and place of what the user's code raised."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = textwrap.shorten(str(error), LONGEST_SHOWN, placeholder=" ...")
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def _type_name(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def _shown(value: object) -> str:
+    return textwrap.shorten(repr(value), 60, placeholder="...'")

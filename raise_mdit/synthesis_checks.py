@@ -1,0 +1,75 @@
+"""What of the candidate pools can be told wrong by the experiment file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from raise_mdit.config import ExperimentConfig, RandomConfig, RenewEvery
+from raise_mdit.yaml_document import Fault
+
+
+def synthesis_faults(config: ExperimentConfig) -> list[Fault]:
+    """Keys of `pools` that do not fit each other or the rest, in no particular order."""
+    checks = (_replay, _tasks, _confidence, _renewal, _custom_names, _kinds)
+    return [fault for check in checks for fault in check(config)]
+
+
+def _replay(config: ExperimentConfig) -> Iterator[Fault]:
+    mosaic = config.pools.mosaic
+    if mosaic and mosaic.replay and config.pools.original:
+        message = "has no effect: `pools.original` offers every example plain; leave it out"
+        yield Fault(("pools", "mosaic", "replay"), message)
+
+
+def _tasks(config: ExperimentConfig) -> Iterator[Fault]:
+    mdit = config.pools.mdit
+    sources = {share.source for share in config.data.pool}
+    if mdit and mdit.pairing == "across" and mdit.tasks == "source" and len(sources) == 1:
+        message = f"no pairs across sources: `data.pool` has only {next(iter(sources))!r}"
+        yield Fault(("pools", "mdit", "tasks"), f"{message}; write `cluster` or add a source")
+
+
+def _confidence(config: ExperimentConfig) -> Iterator[Fault]:
+    mdit = config.pools.mdit
+    if mdit and mdit.pairing == "confidence" and config.features.tier != "model":
+        message = "needs log-probabilities of the pool; set `features.tier: model`, or pair across"
+        yield Fault(("pools", "mdit", "pairing"), message)
+
+
+def _renewal(config: ExperimentConfig) -> Iterator[Fault]:
+    pools = config.pools
+    if pools.renew == "never":
+        return
+    if not (pools.mosaic or pools.mdit or pools.custom):
+        message = "has no effect: nothing is synthesised; add mosaic, mdit or custom, or leave out"
+        yield Fault(("pools", "renew"), message)
+    if isinstance(pools.renew, RenewEvery) and config.environment.budget.steps is None:
+        message = "counts steps, so it needs `environment.budget.steps`; write `episode` instead"
+        yield Fault(("pools", "renew"), message)
+
+
+def _custom_names(config: ExperimentConfig) -> Iterator[Fault]:
+    taken = {source.name for source in config.data.sources}
+    for index, source in enumerate(config.pools.custom):
+        if source.name in taken:
+            message = f"{source.name!r} is the name of another source; give each its own"
+            yield Fault(("pools", "custom", index, "name"), message)
+        taken.add(source.name)
+
+
+def _kinds(config: ExperimentConfig) -> Iterator[Fault]:
+    pools = config.pools
+    offered = {
+        "original": pools.original or bool(pools.mosaic and pools.mosaic.replay),
+        "mosaic": pools.mosaic is not None,
+        "mdit": pools.mdit is not None,
+        "custom": bool(pools.custom),
+    }
+    for index, policy in enumerate(config.policies):
+        if not isinstance(policy, RandomConfig):
+            continue
+        for position, kind in enumerate(policy.kinds or ()):
+            if not offered[kind]:
+                has = ", ".join(name for name, there in offered.items() if there)
+                message = f"`pools` makes no {kind} candidates, only {has}; add `pools.{kind}`"
+                yield Fault(("policies", index, "kinds", position), message)

@@ -1,0 +1,283 @@
+"""Experiments whose candidates are renewed, of the user's own making or in the user's own words."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from raise_mdit import experiment
+from raise_mdit.candidates import Custom, Mosaic
+from raise_mdit.core import KINDS
+from raise_mdit.envs.episode import Episode
+from raise_mdit.errors import ConfigError, DataError
+from raise_mdit.experiment_file import load_experiment
+from raise_mdit.export import export_schedule
+from raise_mdit.pool import Pool
+from raise_mdit.preparation import Preparation, prepare
+from raise_mdit.progress import Silent
+from raise_mdit.schedule import read_schedule
+from raise_mdit.sources.mosaic_wording import OWN_WORDING
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
+
+YAML = """
+name: small
+seeds: [0]
+model: {{name: {folder}/model, max_length: 48}}
+data:
+  root: {folder}
+  sources:
+    - {{name: left, kind: dataset, file: left.jsonl}}
+    - {{name: right, kind: dataset, file: right.jsonl}}
+  pool: [{{source: left, rows: 20}}, {{source: right, rows: 20}}]
+  reward_validation: [{{source: left, rows: 4}}]
+  test: [{{source: left, rows: 4}}]
+features: {{semantic_size: 4, clusters: 2}}
+learner: {{trainable: {{kind: top_layers, layers: 1}}, learning_rate: 1.0e-2}}
+environment: {{window: 12, batch_size: 2, budget: {{steps: 3}}}}
+policies:
+  - {{kind: base}}
+  - {{kind: random}}
+"""
+LEARNED = (
+    "policies=[{kind: base}, {kind: random}, {kind: ppo, episodes: 4, episodes_per_update: 2}]"
+)
+OWN_SOURCE = """
+from raise_mdit.candidates import Custom
+from raise_mdit.core import Message
+
+
+class Echo:
+    def __init__(self, share=1.0, length=2):
+        self.share, self.length = share, length
+
+    def make(self, examples, *, rng):
+        for example in examples:
+            if rng.random() < self.share:
+                again = " ".join([f"w{rng.integers(100)}"] * self.length)
+                told = Message("assistant", again)
+                yield Custom((example.id,), (Message("user", example.prompt), told))
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAISE_MDIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, random_llama: Callable[..., Any], tokenizer: Any) -> Path:
+    """A model with random weights, two sources of random words, and a source of candidates."""
+    random_llama().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rng = np.random.default_rng(0)
+    for name in ("left", "right"):
+        rows = (
+            {"prompt": words(rng, 5), "completion": words(rng, int(rng.integers(2, 6)))}
+            for _ in range(40)
+        )
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "small.yaml").write_text(YAML.format(folder=tmp_path))
+    (tmp_path / "echoes.py").write_text(OWN_SOURCE)
+    return tmp_path
+
+
+def words(rng: np.random.Generator, count: int) -> str:
+    return " ".join(f"w{i}" for i in rng.integers(0, 100, count))
+
+
+def run(folder: Path, *overrides: str, out: str = "run") -> Path:
+    config = load_experiment(folder / "small.yaml", overrides)
+    experiment.run(config, folder / out, Silent())
+    return folder / out
+
+
+def prepared(folder: Path, *overrides: str) -> Preparation:
+    config = load_experiment(folder / "small.yaml", overrides)
+    return prepare(config, cache=folder / "cache", progress=Silent())
+
+
+@pytest.fixture
+def picked(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[int]]:
+    """Pool rows that were trained on, by number of the episode and step."""
+    rows_of: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    record = Episode.record_update
+
+    def seen(self: Episode, rows: NDArray[np.int64], stats: Any) -> bool:
+        rows_of[self._number, self._steps] += rows.tolist()
+        return record(self, rows, stats)
+
+    monkeypatch.setattr(Episode, "record_update", seen)
+    return rows_of
+
+
+@pytest.mark.parametrize(
+    ("renew", "per_episode", "steps"),
+    [("episode", 1, 3), ("{steps: 2}", 2, 2), ("{steps: 1}", 3, 1)],
+)
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_every_episode_trains_on_candidates_of_its_own(
+    folder: Path,
+    picked: dict[tuple[int, int], list[int]],
+    renew: str,
+    per_episode: int,
+    steps: int,
+    parallel: int,
+) -> None:
+    directory = run(
+        folder,
+        "pools={original: false, mosaic: {max_instructions: 3}, mdit: {ratio: 0.2, clusters: 2}}",
+        f"pools.renew={renew}",
+        LEARNED,
+        f"policies.ppo.parallel_episodes={parallel}",
+    )
+
+    generations = Pool.read(directory / "pool.parquet").generations
+    assert set(generations) == set(range(1, 5 * per_episode + 1))  # four to learn, and the final
+    assert {episode for episode, _ in picked} == {0, 1, 2, 3, 4}
+    for (episode, step), rows in picked.items():
+        expected = 1 + episode * per_episode + step // steps
+        assert set(generations[rows]) == {expected}
+
+
+def test_generations_differ_and_the_first_is_not_that_without_renewal(folder: Path) -> None:
+    pool = prepared(folder, "pools={mosaic: {}, renew: episode}", LEARNED).pool
+
+    mosaics = [
+        {pool.ids[int(row)] for row in np.flatnonzero(pool.generations == generation)}
+        for generation in (1, 2, 3)
+    ]
+    assert all(mosaics)
+    assert not set.intersection(*mosaics)
+    assert (pool.kinds[pool.generations == 0] == KINDS.index("original")).all()
+
+
+def test_a_renewed_run_repeats_itself(folder: Path) -> None:
+    first, second = (
+        run(folder, "pools={mosaic: {}, renew: {steps: 2}}", LEARNED, out=out) for out in "ab"
+    )
+
+    assert (first / "schedule.jsonl").read_text() == (second / "schedule.jsonl").read_text()
+    assert (first / "pool.parquet").read_bytes() == (second / "pool.parquet").read_bytes()
+
+
+def test_a_random_policy_keeps_to_its_kinds(folder: Path) -> None:
+    directory = run(
+        folder,
+        "pools={mosaic: {max_instructions: 2}, mdit: {ratio: 0.5, clusters: 2}}",
+        "policies=[{kind: base}, {kind: random}, {kind: random, name: mixed, kinds: [mdit]}, "
+        "{kind: random, name: text, kinds: [original, mosaic]}]",
+    )
+
+    kinds = defaultdict(set)
+    for pick in read_schedule(directory):
+        kinds[pick.policy].add(pick.kind)
+    assert kinds["mixed"] == {"mdit"}
+    assert kinds["text"] == {"original", "mosaic"}
+
+
+def test_random_originals_pay_for_no_synthesis(folder: Path) -> None:
+    directory = run(
+        folder,
+        "pools={mdit: {ratio: 0.5, clusters: 2}}",
+        "policies=[{kind: base}, {kind: random}, {kind: random, name: plain, kinds: [original]}]",
+    )
+
+    ledger = json.loads((directory / "ledger.json").read_text())
+    assert ledger["random/s0"]["features"]["tokens"] > 0
+    assert ledger["random/s0"]["synthesis"]["seconds"] > 0
+    assert "features" not in ledger["plain/s0"] or not any(ledger["plain/s0"]["features"].values())
+    assert "synthesis" not in ledger["plain/s0"] or not any(
+        ledger["plain/s0"]["synthesis"].values()
+    )
+
+
+def test_a_kind_that_is_used_up_ends_the_run_with_a_message(folder: Path) -> None:
+    with pytest.raises(DataError, match="own never repeats a candidate, and the pool's 3 are used"):
+        run(
+            folder,
+            "pools={mdit: {ratio: 0.075, clusters: 2}}",
+            "policies=[{kind: base}, {kind: random, name: own, kinds: [mdit]}]",
+        )
+
+
+def test_candidates_of_the_users_making_are_trained_on_and_exported(folder: Path) -> None:
+    directory = run(
+        folder,
+        'pools={custom: [{kind: "echoes:Echo", name: echo, options: {share: 0.5}}]}',
+        "policies=[{kind: base}, {kind: random, kinds: [custom]}]",
+    )
+
+    pool = Pool.read(directory / "pool.parquet")
+    picks = read_schedule(directory)
+    assert {(pick.kind, pick.source) for pick in picks} == {("custom", "echo")}
+    export_schedule(directory, policy="random", seed=0, to=folder / "out")
+    lines = [json.loads(line) for line in (folder / "out" / "sft.jsonl").read_text().splitlines()]
+    for line, row in zip(lines, pool.rows_of([pick.id for pick in picks]), strict=True):
+        recipe = pool.recipe(int(row))
+        assert isinstance(recipe, Custom)
+        assert line["messages"] == [turn._asdict() for turn in recipe.messages]
+
+
+def test_a_custom_candidate_that_is_too_long_is_left_out_and_counted(folder: Path) -> None:
+    found = prepared(
+        folder,
+        "pools={custom: ["
+        '{kind: "echoes:Echo", name: short, options: {length: 3}}, '
+        '{kind: "echoes:Echo", name: long, options: {length: 60}}]}',
+    )
+
+    assert set(found.pool.sources) == {"left", "right", "short"}
+    assert "long: 40 candidates left out for their length." in found.notes
+
+
+def test_a_custom_source_that_is_not_there_is_the_users_mistake(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pools\.custom\.echo\.kind.*'Echo'"):
+        prepared(folder, 'pools={custom: [{kind: "echoes:Ecko", name: echo}]}')
+
+
+def test_replay_offers_some_originals_plain_beside_mosaics(folder: Path) -> None:
+    pool = prepared(folder, "pools={original: false, mosaic: {replay: 0.25}}").pool
+
+    originals = np.flatnonzero(pool.kinds == KINDS.index("original"))
+    assert len(originals) == 10
+    assert len(pool) > 10
+
+
+def test_mosaics_say_what_the_users_wording_says_in_the_export_too(folder: Path) -> None:
+    text = OWN_WORDING.read_text("utf-8").replace('"Item {n}"', '"Frage {n}"')
+    (folder / "german.yaml").write_text(text, encoding="utf-8")
+    directory = run(
+        folder,
+        "pools={original: false, mosaic: {max_instructions: 2, strategies: {format: 1}, "
+        f"wording: {folder / 'german.yaml'}}}}}",
+        "model.max_length=128",
+        "environment.batch_size=8",
+    )
+    (folder / "german.yaml").unlink()  # the run keeps its own
+
+    export_schedule(directory, policy="random", seed=0, to=folder / "out")
+
+    exported = (folder / "out" / "sft.jsonl").read_text()
+    assert "Frage 1" in exported
+    assert "Item 1" not in exported
+
+
+def test_similar_examples_stand_together(folder: Path) -> None:
+    found = prepared(
+        folder,
+        "pools={original: false, mosaic: {grouping: similar, sizes: fixed, max_instructions: 2}}",
+        "policies=[{kind: base}, {kind: random}]",
+    )
+
+    assert found.knowledge.features is not None, "embeddings are found out though no policy looks"
+    recipes = [found.pool.recipe(row) for row in range(len(found.pool))]
+    assert all(isinstance(recipe, Mosaic) for recipe in recipes)
