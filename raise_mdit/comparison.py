@@ -122,6 +122,12 @@ def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
     )
 
 
+def reference_of(summaries: Sequence[PolicySummary]) -> str:
+    """Name of the policy that others are compared with; `random` where none has finished."""
+    found = (each.policy for each in summaries if each.verdict == "reference")
+    return next(found, "random")
+
+
 def to_json(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]) -> str:
     """Arms and summaries as strict JSON: a number that is not finite becomes its name as a text."""
     document = {

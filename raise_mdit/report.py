@@ -20,7 +20,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raise_mdit import report_figures
-from raise_mdit.comparison import ArmResult, PolicySummary
+from raise_mdit.comparison import ArmResult, PolicySummary, reference_of
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.experiment_file import resolved_yaml
@@ -95,6 +95,7 @@ def write_report(
         status=status,
         sentences=headline(summaries),
         rows=_rows(arms, summaries),
+        reference=reference_of(summaries),
         seeds=len({arm.seed for arm in arms}),
         configuration=resolved_yaml(config),
         versions=versions,

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from raise_mdit.comparison import PolicySummary
+from raise_mdit.comparison import PolicySummary, reference_of
 from raise_mdit.core import Cost, Example
 from raise_mdit.pool_inspection import Heading, MixedPosition, MixedView, TextView
 from raise_mdit.pool_report import KindReport
@@ -102,7 +102,7 @@ def progress_for(console: Console) -> Bars | NotesOnly:
 
 
 def results_table(summaries: Sequence[PolicySummary]) -> Table:
-    """One line a policy: loss and difference to random with 95 % intervals, total cost, verdict."""
+    """One line a policy: loss, difference to the reference, both with 95 % intervals, and cost."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("policy", no_wrap=True)
     table.add_column("test loss", justify="right", no_wrap=True)
@@ -111,7 +111,7 @@ def results_table(summaries: Sequence[PolicySummary]) -> Table:
         table.add_column("exact", justify="right")
     for name in ("steps", "tokens", "TFLOP", "min"):
         table.add_column(name, justify="right")
-    table.add_column("minus random", justify="right", no_wrap=True)
+    table.add_column(f"minus {reference_of(summaries)}", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for summary in summaries:
         metric = [_share(summary.exact_match)] if with_metric else []

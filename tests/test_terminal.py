@@ -85,6 +85,14 @@ def screen(written: str) -> str:
 # --- The table.
 
 
+def test_the_difference_is_named_by_the_policy_it_is_to() -> None:
+    random, plain = arms("random", 2.0, 2.1), arms("plain", 2.0, 2.2, kind="random")
+
+    assert "minus random" in shown([*arms("base", 3.0, 3.0), *random, *plain])["policy"]
+    assert "minus plain" in shown([*arms("base", 3.0, 3.0), *plain, *random])["policy"]
+    assert "minus random" in shown(arms("base", 3.0, 3.0))["policy"]
+
+
 def test_the_table_has_a_line_for_each_policy_in_their_order() -> None:
     results = [*arms("base", 3.0, 3.0), *arms("random", 2.0, 2.1), *arms("ppo", 1.0, 1.1)]
 

@@ -11,9 +11,9 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import json
 import logging
 import os
-import pickle
 import shutil
 import struct
 import tempfile
@@ -47,7 +47,6 @@ READ_FAULTS = (
     RuntimeError,
     EOFError,
     struct.error,
-    pickle.UnpicklingError,
     SafetensorError,
     StrictDataclassError,
 )
@@ -57,6 +56,12 @@ Device = Literal["auto", "cpu", "cuda"]
 
 Tokenizer = Any
 """A Hugging Face tokenizer; these are untyped. `encoding.Tokenizer` says what we use of it."""
+
+
+NOT_ARITHMETIC = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+)
+"""Keys of a configuration that say where a model is from, not what it computes."""
 
 
 class Pretrained(NamedTuple):
@@ -83,27 +88,38 @@ def load_pretrained(name: str, *, cache: Path, device: Device = "cpu") -> Pretra
         ModelError: There is no such model, it is damaged, it lacks weights, or it is not a causal
             language model; or there is no GPU where one is asked for.
     """
-    place = _device(device)
+    place = place_of(device)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     model, tokenizer = _read(name, _folder_or_hub_name(name, cache))
     model.requires_grad_(False).eval()
     _complete(tokenizer, name)
-    digest = weights_digest(model)
+    digest = model_digest(model)
     model.to(place)  # type: ignore[arg-type]  # the wrapper around it hides its type
-    return Pretrained(model, tokenizer, digest, _context_length(model))
+    return Pretrained(model, tokenizer, digest, context_length_of(model))
 
 
-def weights_digest(model: torch.nn.Module) -> str:
-    """Hash over the names, shapes and bytes of every parameter, and the library's version."""
-    digest = hashlib.sha256(torch.__version__.encode())
+def model_digest(model: PreTrainedModel) -> str:
+    """Hash over every parameter and the configuration, as heads and rotary bases have no weights.
+
+    Names, shapes and bytes of the parameters count, and the library's version.
+    """
+    fields = model.config.to_dict().items()
+    arithmetic = {key: value for key, value in fields if key not in NOT_ARITHMETIC}
+    text = json.dumps(arithmetic, sort_keys=True, default=str)
+    digest = hashlib.sha256(f"{torch.__version__} {text}".encode())
     for key, tensor in model.state_dict().items():
         digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
 
 
-def _device(device: Device) -> torch.device:
+def place_of(device: Device) -> torch.device:
+    """Where tensors go.
+
+    Raises:
+        ModelError: A GPU is asked for, and there is none.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
@@ -184,6 +200,7 @@ def _read(name: str, place: str, **options: str) -> tuple[PreTrainedModel, Token
             place,
             dtype=torch.float32,
             trust_remote_code=False,
+            use_safetensors=True,  # never a pickle
             ignore_mismatched_sizes=True,  # they are in the report
             output_loading_info=True,
             **options,
@@ -223,7 +240,8 @@ def _complete(tokenizer: Tokenizer, name: str) -> None:
         tokenizer.chat_template = PLAIN_TEMPLATE
 
 
-def _context_length(model: PreTrainedModel) -> int:
+def context_length_of(model: PreTrainedModel) -> int:
+    """Longest sequence the model was built for."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 2**31))
 
 

@@ -40,9 +40,9 @@ from raise_mdit.learners.pretrained import (
     READ_FAULTS,
     Device,
     Tokenizer,
-    _context_length,
-    _device,
-    weights_digest,
+    context_length_of,
+    model_digest,
+    place_of,
 )
 from raise_mdit.runs import write_bytes
 
@@ -87,7 +87,7 @@ def encode_sentences(
         ModelError: The encoder cannot be loaded, lacks weights, gives no state for each token, or
             its tokenizer finds no token in a text; or there is no GPU where one is asked for.
     """
-    place = _device(device)
+    place = place_of(device)
     encoder, tokenizer = _load(name)
     rows = _tokenised(name, tokenizer, texts, min(max_length, _num_positions(encoder, tokenizer)))
     file = cache / "measurements" / f"{_key(encoder, place, rows)}.safetensors"
@@ -239,7 +239,7 @@ def _refused(name: str, what: str, error: Exception) -> ModelError:
 
 def _num_positions(encoder: PreTrainedModel, tokenizer: Tokenizer) -> int:
     """Longest sequence that both take; a table with a row for padding counts from behind it."""
-    limits = [_context_length(encoder), int(tokenizer.model_max_length)]
+    limits = [context_length_of(encoder), int(tokenizer.model_max_length)]
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             offset = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa, MPNet
@@ -263,7 +263,7 @@ def _tokenised(
 
 def _key(encoder: PreTrainedModel, device: torch.device, rows: Sequence[EncodedRow]) -> str:
     versions = [POOLING, transformers.__version__]  # the digest has torch's
-    model = [weights_digest(encoder), encoder.config.to_json_string(), device.type]
+    model = [model_digest(encoder), device.type]
     return content_hash([versions, model, [row.ids.tolist() for row in rows]])
 
 

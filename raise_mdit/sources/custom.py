@@ -1,7 +1,7 @@
-"""Candidates of the user's own making: the contract, how a source is loaded, and its checks.
+"""Candidates of the user's own making: what a source is, how it is loaded, and how it is read.
 
 A source is a class of the user's, named by `pools.custom`. What it makes is checked while it is
-read; :func:`check_source` belongs in the user's own tests and tells everything that is wrong.
+read; :mod:`raise_mdit.sources.custom_contract` has the check for the user's own tests.
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import pickle
 import pkgutil
-import random
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, get_args
@@ -30,8 +26,6 @@ from raise_mdit.config import CustomSourceConfig
 from raise_mdit.core import Example, Message, Role
 from raise_mdit.errors import ConfigError, DataError, nearest
 
-NUM_NUMBERS_SHOWN = 3
-"""Candidates that a fault lists; the rest are counted."""
 LONGEST_SHOWN = 300
 """Characters of the text of a foreign exception that a message repeats."""
 
@@ -65,7 +59,8 @@ class CandidateSource(Protocol):
 
     The class is called once, with `options` as keyword arguments. :meth:`make` is called for the
     pool, and again whenever `pools.renew` asks for fresh candidates, each time with an ``rng`` of
-    its own. To see whether a source keeps the contract, call :func:`check_source` in a test.
+    its own. To see whether a source keeps the contract, call
+    :func:`raise_mdit.sources.custom_contract.check_source` in a test.
     """
 
     def make(self, examples: Sequence[Example], *, rng: np.random.Generator) -> Iterable[Custom]:
@@ -117,31 +112,6 @@ def load_source(config: CustomSourceConfig) -> CandidateSource:
     return source
 
 
-def check_source(source: CandidateSource, examples: Sequence[Example], *, seed: int = 0) -> None:
-    """Nothing, if a source keeps its contract for these examples.
-
-    It is run twice, on copies of the examples. What it makes is compared and kept in memory, so a
-    few hundred examples are a good number. Global generators are left as they were.
-
-    Args:
-        source: Of the user's.
-        examples: At least one; better examples that differ in length and number of turns.
-        seed: Of the generators that both runs are given.
-
-    Raises:
-        ContractError: With all faults; candidates are counted from 1.
-    """
-    assert examples, "a source is checked on at least one example"
-    with _watched_generators() as touched:
-        first, second = (_run(source, examples, seed) for _ in range(2))
-        general = [*first.faults, *touched()]
-    general += _differences(first, second)
-    lines = [f"{fault.wrong}; {fault.mend}" for fault in general] + _grouped(first.made)
-    if lines:
-        title = f"{type(source).__name__} breaks the contract of a candidate source:"
-        raise ContractError("\n  ".join([title, *lines])) from first.cause
-
-
 def candidates_of(
     source: CandidateSource,
     config: CustomSourceConfig,
@@ -161,7 +131,7 @@ def candidates_of(
             which is then the cause. Candidates are counted from 1.
     """
     where = f"pools.custom.{config.name}"
-    made = _inspected(source, list(examples), rng)
+    made = inspected(source, list(examples), rng)
     for number, candidate in enumerate(_named(made, where), start=1):
         if not isinstance(candidate, Custom):
             faults = "; ".join(f"{fault.wrong}: {fault.mend}" for fault in candidate)
@@ -169,29 +139,47 @@ def candidates_of(
         yield candidate
 
 
-class _Fault(NamedTuple):
+def inspected(
+    source: CandidateSource, examples: list[Example], rng: np.random.Generator
+) -> Iterator[Made]:
+    """Each candidate, or its faults; ends by :class:`Stopped` where the source cannot go on."""
+    known = {example.id for example in examples}
+    if not _makes(source):
+        raise Stopped("it has no method `make`", "write `def make(self, examples, *, rng)`")
+    num_made = 0
+    made = _of_the_user(lambda: source.make(examples, rng=rng), num_made)
+    if not isinstance(made, Iterable):
+        raise Stopped(
+            f"what `make` gives is {_type_name(made)}, which cannot be iterated over",
+            "yield candidates, or return a list of them",
+        )
+    candidates = _of_the_user(lambda: iter(made), num_made)
+    end = object()
+    while (candidate := _of_the_user(lambda: next(candidates, end), num_made)) is not end:
+        num_made += 1
+        faults = tuple(_candidate_faults(candidate, known))
+        yield faults or candidate
+    if num_made == 0:
+        raise Stopped("it makes no candidate", "yield at least one, or leave the source out")
+
+
+class Fault(NamedTuple):
+    """What is wrong with a source or a candidate, and how to mend it."""
+
     wrong: str
     mend: str
 
 
-_Made = Custom | tuple[_Fault, ...]
+Made = Custom | tuple[Fault, ...]
 """A good candidate, or all that is wrong with one."""
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The source gives no further candidate; the cause is what its code raised, if it did."""
 
     def __init__(self, wrong: str, mend: str) -> None:
         super().__init__(f"{wrong}; {mend}")
-        self.fault = _Fault(wrong, mend)
-
-
-class _Run(NamedTuple):
-    made: list[_Made]
-    faults: list[_Fault]
-    """Of the run as a whole."""
-    cause: BaseException | None
-    """What the source's code raised."""
+        self.fault = Fault(wrong, mend)
 
 
 def _module(name: str, where: str) -> ModuleType:
@@ -269,35 +257,11 @@ def _check_options(found: type[Any], config: CustomSourceConfig, where: str) -> 
         ) from error
 
 
-def _named(made: Iterator[_Made], where: str) -> Iterator[_Made]:
+def _named(made: Iterator[Made], where: str) -> Iterator[Made]:
     try:
         yield from made
-    except _Stopped as stop:
+    except Stopped as stop:
         raise DataError(f"{where}: {stop}") from stop.__cause__
-
-
-def _inspected(
-    source: CandidateSource, examples: list[Example], rng: np.random.Generator
-) -> Iterator[_Made]:
-    """Each candidate, or its faults; ends by :class:`_Stopped` where the source cannot go on."""
-    known = {example.id for example in examples}
-    if not _makes(source):
-        raise _Stopped("it has no method `make`", "write `def make(self, examples, *, rng)`")
-    num_made = 0
-    made = _of_the_user(lambda: source.make(examples, rng=rng), num_made)
-    if not isinstance(made, Iterable):
-        raise _Stopped(
-            f"what `make` gives is {_type_name(made)}, which cannot be iterated over",
-            "yield candidates, or return a list of them",
-        )
-    candidates = _of_the_user(lambda: iter(made), num_made)
-    end = object()
-    while (candidate := _of_the_user(lambda: next(candidates, end), num_made)) is not end:
-        num_made += 1
-        faults = tuple(_candidate_faults(candidate, known))
-        yield faults or candidate
-    if num_made == 0:
-        raise _Stopped("it makes no candidate", "yield at least one, or leave the source out")
 
 
 def _of_the_user(call: Callable[[], Any], num_made: int) -> Any:  # Any: to be checked
@@ -305,12 +269,12 @@ def _of_the_user(call: Callable[[], Any], num_made: int) -> Any:  # Any: to be c
         return call()
     except Exception as error:  # the user's code, which may raise anything
         when = f"after candidate {num_made}" if num_made else "before its first candidate"
-        raise _Stopped(f"`make` raised {_told(error)} {when}", "mend the source") from error
+        raise Stopped(f"`make` raised {_told(error)} {when}", "mend the source") from error
 
 
-def _candidate_faults(candidate: object, known: set[str]) -> Iterator[_Fault]:
+def _candidate_faults(candidate: object, known: set[str]) -> Iterator[Fault]:
     if not isinstance(candidate, Custom):
-        yield _Fault(
+        yield Fault(
             f"it is {_type_name(candidate)}",
             "yield `raise_mdit.candidates.Custom(examples=..., messages=...)`",
         )
@@ -319,66 +283,66 @@ def _candidate_faults(candidate: object, known: set[str]) -> Iterator[_Fault]:
     yield from _message_faults(candidate.messages)
 
 
-def _parent_faults(parents: object, known: set[str]) -> Iterator[_Fault]:
+def _parent_faults(parents: object, known: set[str]) -> Iterator[Fault]:
     mend = "give `examples` as a tuple of ids, such as `examples=(example.id,)`"
     if not isinstance(parents, tuple):
-        yield _Fault(f"its parents are {_type_name(parents)}, not a tuple", mend)
+        yield Fault(f"its parents are {_type_name(parents)}, not a tuple", mend)
         return
     foreign = [parent for parent in parents if not isinstance(parent, str)]
     if foreign:
-        yield _Fault(f"a parent is {_type_name(foreign[0])}, not an id", mend)
+        yield Fault(f"a parent is {_type_name(foreign[0])}, not an id", mend)
         return
     if not parents:
-        yield _Fault("it has no parents", "name at least one example that it is made from")
+        yield Fault("it has no parents", "name at least one example that it is made from")
     unknown = [parent for parent in parents if parent not in known]
     if unknown:
         wrong = f"its parent {_shown(unknown[0])} is not the id of an example"
-        yield _Fault(wrong, "name only examples that `make` was given, by `example.id`")
+        yield Fault(wrong, "name only examples that `make` was given, by `example.id`")
     repeated = [parent for i, parent in enumerate(parents) if parent in parents[:i]]
     if repeated:
         wrong = f"its parent {_shown(repeated[0])} is named more than once"
-        yield _Fault(wrong, "name each parent once; the share of each is the same")
+        yield Fault(wrong, "name each parent once; the share of each is the same")
 
 
-def _message_faults(messages: object) -> Iterator[_Fault]:
+def _message_faults(messages: object) -> Iterator[Fault]:
     mend = 'give `messages` as a tuple of `raise_mdit.core.Message("user", "...")`'
     if not isinstance(messages, tuple):
-        yield _Fault(f"its messages are {_type_name(messages)}, not a tuple", mend)
+        yield Fault(f"its messages are {_type_name(messages)}, not a tuple", mend)
         return
     foreign = [message for message in messages if not isinstance(message, Message)]
     if foreign:
-        yield _Fault(f"a message is {_type_name(foreign[0])}, not a Message", mend)
+        yield Fault(f"a message is {_type_name(foreign[0])}, not a Message", mend)
         return
     yield from _role_faults([message.role for message in messages])
     for number, message in enumerate(messages, start=1):
         yield from _content_faults(message.content, f"message {number}")
 
 
-def _role_faults(roles: Sequence[object]) -> Iterator[_Fault]:
+def _role_faults(roles: Sequence[object]) -> Iterator[Fault]:
     unknown = [role for role in roles if role not in _ROLES]
     if unknown:
         hint = nearest(str(unknown[0]), _ROLES)
         wrong = f"there is no role {_shown(unknown[0])}"
-        yield _Fault(wrong, f"roles are {', '.join(_ROLES)}.{hint}")
+        yield Fault(wrong, f"roles are {', '.join(_ROLES)}.{hint}")
         return
     if not roles or roles[-1] != "assistant":
         wrong = f"its last message is the {roles[-1]}'s" if roles else "it has no messages"
-        yield _Fault(wrong, "end with the assistant's message, which is what is learned")
+        yield Fault(wrong, "end with the assistant's message, which is what is learned")
     turns = roles[1:] if roles and roles[0] == "system" else roles
     if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(turns)):
         wrong = f"its roles are {', '.join(map(str, roles))}"
-        yield _Fault(
+        yield Fault(
             wrong, "begin with a system turn or none, then let user and assistant take turns"
         )
 
 
-def _content_faults(content: object, where: str) -> Iterator[_Fault]:
+def _content_faults(content: object, where: str) -> Iterator[Fault]:
     if not isinstance(content, str):
-        yield _Fault(f"{where} is {_type_name(content)}", "give every content as text")
+        yield Fault(f"{where} is {_type_name(content)}", "give every content as text")
     elif not content.strip():
-        yield _Fault(f"{where} is blank", "give every message a text, or leave the turn out")
+        yield Fault(f"{where} is blank", "give every message a text, or leave the turn out")
     elif not _is_unicode(content):
-        yield _Fault(f"{where} has half of a surrogate pair", "give every content as valid Unicode")
+        yield Fault(f"{where} has half of a surrogate pair", "give every content as valid Unicode")
 
 
 def _is_unicode(text: str) -> bool:
@@ -387,76 +351,6 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _run(source: CandidateSource, examples: Sequence[Example], seed: int) -> _Run:
-    """Everything a source makes of copies of the examples."""
-    given = [replace(example) for example in examples]
-    made: list[_Made] = []
-    faults: list[_Fault] = []
-    cause = None
-    try:
-        made.extend(_inspected(source, given, np.random.default_rng(seed)))
-    except _Stopped as stop:
-        faults.append(stop.fault)
-        cause = stop.__cause__
-    if given != list(examples):
-        mend = "sort, shuffle or edit a copy of your own, such as `list(examples)`"
-        faults.append(_Fault("it changes the examples that it is given", mend))
-    return _Run(made, faults, cause)
-
-
-def _differences(first: _Run, second: _Run) -> list[_Fault]:
-    pairs = enumerate(zip_longest(first.made, second.made), start=1)
-    number = next((number for number, (one, other) in pairs if one != other), None)
-    if number is None:
-        return []
-    wrong = f"two runs with the same seed differ, first in candidate {number}"
-    mend = "draw from `rng` alone, sort sets, and keep nothing from one call of `make` to the next"
-    return [_Fault(wrong, mend)]
-
-
-@contextmanager
-def _watched_generators() -> Iterator[Callable[[], list[_Fault]]]:
-    """Gives a function that tells which global generators were used, and sets those back."""
-    # The global generators are what is watched; nothing is drawn from them.
-    python, numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
-
-    def touched() -> list[_Fault]:
-        now = np.random.get_state(legacy=False)  # noqa: NPY002
-        used = {
-            "random": random.getstate() != python,
-            "numpy.random": pickle.dumps(now) != pickle.dumps(numpy),
-        }
-        mend = "draw from `rng`, and seed no global generator"
-        return [
-            _Fault(f"it uses the global generator of `{name}`", mend) for name in used if used[name]
-        ]
-
-    try:
-        yield touched
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _grouped(made: Sequence[_Made]) -> list[str]:
-    """A line for every kind of fault: the first candidate that has it, and who else."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for number, candidate in enumerate(made, start=1):
-        for fault in candidate if not isinstance(candidate, Custom) else ():
-            found.setdefault(fault.mend, []).append((number, fault.wrong))
-    return [_line(mend, cases) for mend, cases in found.items()]
-
-
-def _line(mend: str, cases: Sequence[tuple[int, str]]) -> str:
-    first, *numbers = dict.fromkeys(number for number, _ in cases)
-    wrong = ", ".join(wrong for number, wrong in cases if number == first)
-    others = ", ".join(map(str, numbers[:NUM_NUMBERS_SHOWN]))
-    num_hidden = len(numbers) - NUM_NUMBERS_SHOWN
-    more = f" and {num_hidden} more" if num_hidden > 0 else ""
-    likewise = f" (likewise: {others}{more})" if numbers else ""
-    return f"candidate {first}: {wrong}; {mend}{likewise}"
 
 
 def _told(error: Exception) -> str:

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from raise_mdit.encoding import PLAIN_TEMPLATE
 from raise_mdit.errors import ModelError
-from raise_mdit.learners.pretrained import EMBEDDED, load_pretrained, weights_digest
+from raise_mdit.learners.pretrained import EMBEDDED, load_pretrained, model_digest
 
 Make = Callable[..., Any]
 Spoil = Callable[[Path], object]
@@ -129,7 +130,7 @@ def test_a_saved_folder_gives_the_saved_model(
     assert loaded.tokenizer("w1 w2 w3").input_ids == tokenizer("w1 w2 w3").input_ids
     assert loaded.tokenizer.chat_template == tokenizer.chat_template
     assert loaded.context_length == 128
-    assert loaded.digest == weights_digest(random_llama())
+    assert loaded.digest == model_digest(random_llama())
 
 
 def test_a_loaded_model_is_frozen_float32_and_in_evaluation_mode(
@@ -189,9 +190,11 @@ def _truncate_weights(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:3000])
 
 
-def _pickled_garbage(folder: Path) -> None:
+def _pickled(folder: Path) -> None:
+    """The right weights, in a form that may run code when it is read."""
+    weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"garbage")
+    torch.save(weights, folder / "pytorch_model.bin")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +236,7 @@ def _pickled_garbage(folder: Path) -> None:
             id="no weights",
         ),
         pytest.param(_truncate_weights, "SafetensorError", id="half the weights"),
-        pytest.param(_pickled_garbage, "UnpicklingError", id="weights are no pickle"),
+        pytest.param(_pickled, "model.safetensors", id="weights in a pickle"),
         pytest.param(
             lambda folder: [file.unlink() for file in folder.glob("tokenizer*")],
             "tokenizer",
@@ -436,27 +439,39 @@ def test_two_processes_that_convert_at_once_both_succeed(gguf_file: Path, tmp_pa
     assert len(list((cache / "models").iterdir())) == 1
 
 
-def test_the_digest_is_of_the_weights_alone(random_llama: Make) -> None:
+def test_the_digest_does_not_depend_on_the_state_of_training(random_llama: Make) -> None:
     first, second = random_llama(), random_llama()
     second.train()
     second.requires_grad_(True)
 
-    assert weights_digest(first) == weights_digest(second)
+    assert model_digest(first) == model_digest(second)
 
 
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.3.mlp.up_proj.weight"])
 def test_one_changed_weight_changes_the_digest(name: str, random_llama: Make) -> None:
     model = random_llama()
-    before = weights_digest(model)
+    before = model_digest(model)
 
     weight = model.get_parameter(name).view(-1)
     weight[-1] = torch.nextafter(weight[-1], torch.tensor(9.0))
 
-    assert weights_digest(model) != before
+    assert model_digest(model) != before
+
+
+@pytest.mark.parametrize("key", ["num_attention_heads", "rms_norm_eps", "max_position_embeddings"])
+def test_a_configuration_that_computes_otherwise_has_another_digest(
+    key: str, random_llama: Make
+) -> None:
+    model = random_llama()
+    before = model_digest(model)
+
+    setattr(model.config, key, 2 * getattr(model.config, key))
+
+    assert model_digest(model) != before
 
 
 def test_weights_of_another_type_have_another_digest(random_llama: Make) -> None:
-    assert weights_digest(random_llama().to(torch.bfloat16)) != weights_digest(random_llama())
+    assert model_digest(random_llama().to(torch.bfloat16)) != model_digest(random_llama())
 
 
 def test_a_copied_folder_has_the_same_digest(saved: Path, tmp_path: Path) -> None:

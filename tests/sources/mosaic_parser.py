@@ -1,16 +1,15 @@
-"""Reads a mosaic back from its text and holds the text against the laws of mosaics.
+"""Reads a mosaic back from its text.
 
 It shares no code with the writer. What it knows: the instructions and responses that may stand in a
 text, the lists of a wording as plain data, and enough English to say what a sentence of the
 project's own wording asks for. Texts may be odd enough to be read in several ways (an instruction
-may itself begin with a number): a text keeps the laws if some reading of it does.
+may itself begin with a number): all of them are given.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from raise_mdit.core import Example, Message
@@ -96,22 +95,26 @@ class Reading(NamedTuple):
         return "_".join(names[kind] for kind in ("order", "mask") if kind in kinds) or "format"
 
 
-class Claim(NamedTuple):
-    """What a recipe says about its text."""
-
-    strategy: str
-    prompts: tuple[str, ...]
-    """In the order in which they stand."""
-    responses: tuple[str, ...]
-    """In the order in which they stand."""
-
-
 def known_texts(examples: Sequence[Example]) -> Known:
     """What may stand in mosaics of these examples."""
     responses_of: dict[str, set[str]] = {}
     for example in examples:
         responses_of.setdefault(example.prompt, set()).add(example.response)
     return Known(responses_of, {example.response for example in examples})
+
+
+def written(reading: Reading) -> tuple[Message, ...]:
+    """The text that is read so."""
+    if reading.num_turns > 1:
+        turns = [Message("user", block.written) for block in reading.user]
+        for i, block in enumerate(reading.assistant):
+            turns.insert(2 * i + 1, Message("assistant", block.written))
+        return tuple(turns)
+    user = "\n\n".join(block.written for block in reading.user)
+    return (
+        Message("user", user),
+        Message("assistant", "\n\n".join(block.written for block in reading.assistant)),
+    )
 
 
 # --- What a wording can write, as patterns.
@@ -235,53 +238,29 @@ def _numbers_in(sentence: str) -> list[int]:
 # --- Reading.
 
 
-def checked(
+def readings(
     messages: Sequence[Message],
     known: Known,
     phrases: Phrases,
-    claim: Claim | None = None,
-) -> Reading:
-    """The first reading that keeps every law.
+    check_user: Callable[[Sequence[Block]], None],
+    faults: list[LawBroken],
+) -> Iterator[Reading]:
+    """All readings whose user's side is in order; what is wrong with others goes to faults.
 
     Args:
         messages: The mosaic's text.
         known: What may stand in it.
         phrases: The wording's lists.
-        claim: What its recipe says, where the text is to agree with one.
-
-    Raises:
-        LawBroken: Saying what is wrong with the first reading, as there is no lawful one.
+        check_user: Raises :class:`LawBroken` for a user's side that need not be read further.
+        faults: Is added to.
     """
-    faults: list[LawBroken] = []
-    for reading in _readings(messages, known, phrases, claim, faults):
-        try:
-            _check_sentences(reading, phrases)
-            _check_numbers(reading)
-            _check_texts(reading, known)
-            _check_marks(reading, phrases)
-            _check_claim(reading, claim)
-        except LawBroken as fault:
-            faults.append(fault)
-        else:
-            return reading
-    raise faults[0]
-
-
-def _readings(
-    messages: Sequence[Message],
-    known: Known,
-    phrases: Phrases,
-    claim: Claim | None,
-    faults: list[LawBroken],
-) -> Iterator[Reading]:
-    """All readings whose instructions keep the laws; what is wrong with others goes to faults."""
     roles = [message.role for message in messages]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         faults.append(LawBroken(f"the turns are those of {', '.join(roles)}"))
         return
     for user in _blocks_of(messages[::2], known.responses_of, phrases, faults):
         try:
-            _check_instructions(user, claim)
+            check_user(user)
         except LawBroken as fault:
             faults.append(fault)
             continue
@@ -371,121 +350,3 @@ def _bodies(
                 closing=body[last:],
                 marks=(begin, end),
             )
-
-
-# --- The laws of one mosaic.
-
-
-def _check_instructions(user: Sequence[Block], claim: Claim | None) -> None:
-    """Sentences stand round the instructions, which are numbered alike, from 1, or not at all."""
-    kinds = "".join("s" if block.is_sentence else "i" for block in user)
-    if not re.fullmatch("s*i+s*", kinds):
-        raise LawBroken("sentences do not stand round the instructions")
-    instructions = [block for block in user if not block.is_sentence]
-    _check_tags("instruction", instructions, {block.shape for block in instructions})
-    numbers = [block.number for block in instructions if block.number is not None]
-    if numbers and numbers != list(range(1, len(numbers) + 1)):
-        raise LawBroken(f"the instructions are numbered {numbers}")
-    if claim and tuple(block.text for block in instructions) != claim.prompts:
-        raise LawBroken("the recipe has other instructions, or in another order")
-
-
-def _check_tags(what: str, blocks: Sequence[Block], shapes: Collection[str]) -> None:
-    """All have a tag of one shape, or none has a tag."""
-    for block in blocks:
-        if not block.shape and any(shapes):
-            raise LawBroken(f"the {what} {block.text!r} has no tag")
-    if len({*shapes, *(block.shape for block in blocks)}) > 1:
-        raise LawBroken(f"the tags of {what}s have several shapes")
-
-
-def _check_sentences(reading: Reading, phrases: Phrases) -> None:
-    """Numbers are shown wherever a sentence needs them, and no two sentences say the same."""
-    if reading.sentences and not reading.instructions[0].shape:
-        raise LawBroken(f"no numbers are shown to those who read {reading.sentences[0]!r}")
-    kinds = [rule.kind for rule in reading.rules]
-    if len(reading.sentences) - len(kinds) > 1 or len(set(kinds)) < len(kinds):
-        raise LawBroken("two sentences ask for the same kind of thing")
-    if kinds and len(reading.instructions) == 1:
-        raise LawBroken("a single instruction is more than Format")
-
-
-def _check_numbers(reading: Reading) -> None:
-    """The responses asked for are there, once, in the order asked for, and no other."""
-    numbers = range(1, len(reading.instructions) + 1)
-    _check_tags("response", reading.assistant, {reading.instructions[0].shape})
-    given = reading.numbers
-    masked = _masked(reading.rules, len(numbers))
-    for number, times in Counter(given).items():
-        if number not in numbers:
-            raise LawBroken(f"response {number} has no instruction")
-        if times > 1:
-            raise LawBroken(f"response {number} is there {times} times")
-        if number in masked:
-            raise LawBroken(f"response {number} is there but was masked")
-    left = [number for number in numbers if number not in masked]
-    for number in left:
-        if number not in given:
-            raise LawBroken(f"response {number} is missing")
-    asked = _asked(reading.rules, left, len(numbers))
-    if given != asked:
-        raise LawBroken(f"the responses stand in the order {given}, asked for was {asked}")
-
-
-def _masked(rules: Sequence[Rule], total: int) -> list[int]:
-    """The numbers without a response; some response stays, and the share is the paper's."""
-    masks = [rule for rule in rules if rule.kind == "mask"]
-    if not masks:
-        return []
-    [mask] = masks
-    masked = sorted(mask.numbers)
-    if sorted({*masked} & {*range(1, total + 1)}) != masked or not masked:
-        raise LawBroken(f"the mask names {masked} of {total} instructions")
-    if len(masked) == total:
-        raise LawBroken("no response stays")
-    # Drawn from U(0.1, 0.5) and rounded down, one at least; odd numbers are a half rounded up.
-    least, most = max(1, total // 10), max(1, total // 2)
-    if mask.name != "halves" and not least <= len(masked) <= most:
-        raise LawBroken(f"the share masked is {len(masked)} of {total}")
-    return masked
-
-
-def _asked(rules: Sequence[Rule], left: list[int], total: int) -> list[int]:
-    """The numbers that are left, in the order asked for."""
-    for rule in rules:
-        if rule.kind == "order":
-            if sorted(rule.numbers) not in (left, list(range(1, total + 1))):
-                raise LawBroken(f"the order names {rule.numbers} of {total} instructions")
-            return [number for number in rule.numbers if number in left]
-    return left
-
-
-def _check_texts(reading: Reading, known: Known) -> None:
-    """Each response is that of its instruction."""
-    for number, response in zip(reading.numbers, reading.assistant, strict=True):
-        prompt = reading.instructions[number - 1].text
-        if response.text not in known.responses_of.get(prompt, ()):
-            raise LawBroken(f"response {number} is that of another instruction")
-
-
-def _check_marks(reading: Reading, phrases: Phrases) -> None:
-    """Marks stand round every response or round none, and a sentence names these very marks."""
-    if any(block.marks for block in reading.instructions):
-        raise LawBroken("marks stand round an instruction")
-    named = {phrases.marks_named(sentence) for sentence in reading.sentences} - {None}
-    asked = named.pop() if named else None
-    for number, block in zip(reading.numbers, reading.assistant, strict=True):
-        if block.marks != asked:
-            raise LawBroken(f"response {number} has the marks {block.marks}, asked were {asked}")
-
-
-def _check_claim(reading: Reading, claim: Claim | None) -> None:
-    """The text is what its recipe says it is."""
-    if claim is None:
-        return
-    looks = reading.strategy
-    alone = len(claim.prompts) == 1 and claim.strategy == "turns"
-    if claim.strategy != looks and not (alone and looks == "primary"):
-        raise LawBroken(f"the recipe says {claim.strategy}, the text looks like {looks}")
-    if tuple(block.text for block in reading.assistant) != claim.responses:
-        raise LawBroken("the recipe has other responses, or in another order")
