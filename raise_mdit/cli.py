@@ -38,6 +38,9 @@ app = typer.Typer(
     "file; docs/configuration.md lists its keys. Exit codes: 0 done, 2 a mistake in what was "
     "asked, 1 a fault of ours, 130 Ctrl-C.",
 )
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+"""Why a place takes no files."""
+
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -285,10 +288,12 @@ def main() -> None:
     except UserError as mistake:
         _fail(str(mistake), mistake.exit_code)
     except OSError as fault:
-        if fault.errno != errno.ENOSPC:
-            raise
         where = f" ({fault.filename})" if fault.filename else ""
-        _fail(f"the disk is full{where}; free some space and resume with --out", 2)
+        if fault.errno == errno.ENOSPC:
+            _fail(f"the disk is full{where}; free some space and resume with --out", 2)
+        if fault.errno in UNWRITABLE:
+            _fail(f"cannot be written{where}: {fault.strerror}; give another place", 2)
+        raise
 
 
 def _written(path: Path) -> int | None:

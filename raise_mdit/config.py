@@ -7,9 +7,10 @@ YAML and turns each fault into a line and column.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
@@ -144,11 +145,12 @@ SizeDistribution = Literal[
 class MosaicConfig(Section):
     """Mosaic-IT compositions of several instructions (arXiv 2405.13326)."""
 
-    passes: int = Field(1, ge=1)
+    passes: int = Field(1, ge=1, le=1000)
     """Passes over the pool's examples; each pass uses every example once."""
     sizes: SizeDistribution = "uniform"
-    """How many instructions a mosaic takes: `uniform` from 1 to `max_instructions`, `fixed` always
-    `max_instructions`, `fill` as many as fit; the others pile up near `max_instructions`."""
+    """How many instructions a mosaic takes, as far as they fit and are left: `uniform` from 1 to
+    `max_instructions`, `fixed` always `max_instructions`, `fill` as many as fit; the others pile up
+    near `max_instructions`."""
     max_instructions: int = Field(10, ge=1)
     """Largest number of instructions in one mosaic; `fill` goes by `max_length` alone."""
     max_length: int | None = Field(None, ge=16)
@@ -158,7 +160,8 @@ class MosaicConfig(Section):
     )
     """Relative weight of each strategy; by default the paper's third each. `permute` and `maskout`
     have format, `permute_maskout` has all three, `primary` none; `turns` makes the instructions
-    turns of one conversation."""
+    turns of one conversation. A mosaic of one instruction has format alone, unless only `primary`
+    and `turns` have weight."""
     grouping: Literal["random", "task", "similar"] = "random"
     """Who stands together: anyone, examples of one task (or source), or those with near embeddings.
     """
@@ -201,12 +204,21 @@ class MditConfig(Section):
 class CustomSourceConfig(Section):
     """Candidates of the user's own making."""
 
-    kind: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    kind: str
     """`package.module:Class` of a `raise_mdit.sources.custom.CandidateSource`."""
     name: Name
     """How reports call its candidates."""
     options: dict[str, str | int | float | bool | None] = Field(default={})
     """Keyword arguments of the class."""
+
+    @field_validator("kind")
+    @classmethod
+    def _names_a_class(cls, kind: str) -> str:
+        if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", kind):
+            return kind
+        module, _, name = kind.rpartition(".")
+        hint = f" Did you mean '{module}:{name}'?" if module and ":" not in kind else ""
+        raise ValueError(f"should be `package.module:Class`.{hint}")
 
 
 class RenewEvery(Section):

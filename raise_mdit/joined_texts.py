@@ -29,8 +29,15 @@ from raise_mdit.encoding import Tokenizer
 BEGINNING = re.compile(r"\s*\S{1,32}(?:\s+\S)?")
 """A head: the first word and, to see that it is over, a character of the second."""
 
-LETTER_BEFORE_SPACE = re.compile(r"[^\W_](?=\s)")
-"""Behind it, a text is always cut."""
+ALWAYS_CUT = re.compile(r"[^\W_](?=\s)|\S(?= )")
+"""Behind it, a text is always cut: a letter or digit before white space, anything before a space.
+What is neither letter nor digit may take in line feeds (``[...]+[\\r\\n]*``), but never a space."""
+
+LETTER = "a"
+"""Stands for any letter or sign behind a line feed."""
+
+SIGNS = frozenset("!\"#$%&'()*+,-.:;<=>?@[\\]^_`{|}~")
+"""Joined to no line feed in front; a slash is (``[...]+[\\r\\n/]*``), and digits may be apart."""
 
 WINDOWS = (32, 256)
 """Characters from the end in which such a cut is looked for before the whole text is taken."""
@@ -96,6 +103,7 @@ class JoinedTexts:
         self._pieces: dict[str, _Piece | None] = {}
         self._heads: dict[str, _Head] = {}
         self._sizes: dict[str, int] = {}
+        self._sizes_before_visible: dict[str, int] = {}
         self._unsettled: dict[tuple[str, str], Step] = {}
         self._num_steps = 0
 
@@ -141,6 +149,7 @@ class JoinedTexts:
             piece.steps.clear()
         self._unsettled.clear()
         self._sizes.clear()
+        self._sizes_before_visible.clear()
         self._num_steps = 0
         if len(self._pieces) > MAX_PIECES:
             self._pieces.clear()
@@ -182,6 +191,9 @@ class JoinedTexts:
         if tail and _is_cut_between(tail, text):
             gained, new_tail = piece.steps.get("") or self._step("", text, piece)
             step = gained + self._size(tail), new_tail
+        elif tail.endswith("\n") and (text[:1].isalpha() or text[:1] in SIGNS):
+            gained, new_tail = piece.steps.get("") or self._step("", text, piece)
+            step = gained + self._size_before_visible(tail), new_tail
         elif piece.head:
             step = self._head_step(tail, piece.head)
         else:
@@ -208,11 +220,10 @@ class JoinedTexts:
     def _tail(self, text: str) -> str:
         """What text that is added may still change.
 
-        Cuts are looked for from a place where there always is one: between a letter or digit and
-        the white space behind it.
+        Cuts are looked for from a place where there always is one.
         """
         near_ends = (max(0, len(text) - window) for window in WINDOWS)
-        known = next(filter(None, (LETTER_BEFORE_SPACE.search(text, at) for at in near_ends)), None)
+        known = next(filter(None, (ALWAYS_CUT.search(text, at) for at in near_ends)), None)
         start = known.end() if known else 0
         return text[start + _tail_start(text[start:], self._cuts(text[start:])) :]
 
@@ -224,6 +235,13 @@ class JoinedTexts:
     def _cuts(self, text: str) -> list[int]:
         """Where pre-tokens begin; 0 always."""
         return _cuts(self._backend, text)
+
+    def _size_before_visible(self, tail: str) -> int:
+        """Tokens of a tail of which the white space is cut as it is before something visible."""
+        if tail not in self._sizes_before_visible:
+            size = self._num_tokens(tail + LETTER) - self._num_tokens(LETTER)
+            self._sizes_before_visible[tail] = size
+        return self._sizes_before_visible[tail]
 
     def _size(self, tail: str) -> int:
         if tail not in self._sizes:
@@ -250,13 +268,13 @@ def _tail_start(text: str, cuts: Sequence[int]) -> int:
     """The first position from which on cuts may move when text is added.
 
     The last visible pre-token may grow, and the white space behind it may be cut otherwise; only
-    white space behind a letter or digit stands for itself. An apostrophe looks two characters ahead
+    where :data:`ALWAYS_CUT` does it stand for itself. An apostrophe looks two characters ahead
     (``'ll``), and what is before it may take it in (``[...]+('ll)?``).
     """
     end = len(text.rstrip())
     if end == 0:
         return 0
-    if end < len(text) and text[end - 1].isalnum():
+    if end < len(text) and _is_cut_between(text[end - 1], text[end]):
         return end
     start = _cut_before(end - 1, cuts)
     apostrophe = max(text.rfind(mark, max(0, len(text) - 2)) for mark in "'\u2019")
@@ -271,7 +289,9 @@ def _cut_before(position: int, cuts: Sequence[int]) -> int:
 
 
 def _is_cut_between(left: str, right: str) -> bool:
-    return left[-1].isalnum() and right[:1].isspace()
+    """Whether :data:`ALWAYS_CUT` cuts there; the left text is not empty."""
+    last, first = left[-1], right[:1]
+    return (last.isalnum() and first.isspace()) or (first == " " and not last.isspace())
 
 
 def _composes_with_nothing_before(text: str) -> bool:

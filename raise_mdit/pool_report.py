@@ -75,7 +75,7 @@ class MosaicSavings:
     def sentence(self) -> str:
         """All of it in words."""
         return (
-            f"Mosaic-IT: {self.num_mosaics:,} mosaics in {self.num_passes:.1f} passes over "
+            f"Mosaic-IT: {self.num_mosaics:,} mosaics in {self.num_passes:.3g} passes over "
             f"{self.num_examples:,} examples, against these as they are, once a pass: "
             f"{_fewer(self.samples)} samples, and so steps, and so tokens where every row is "
             f"padded to the limit; {_fewer(self.tokens)} tokens without padding; "

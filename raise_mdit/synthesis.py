@@ -21,9 +21,14 @@ from raise_mdit.config import CustomSourceConfig, ExperimentConfig, MditConfig, 
 from raise_mdit.core import Kind
 from raise_mdit.corpus import Corpus
 from raise_mdit.encoding import ChatEncoder, TextRow
+from raise_mdit.errors import DataError
 from raise_mdit.features import ExampleFeatures
 from raise_mdit.pool import Pool
-from raise_mdit.renewal import num_generations
+from raise_mdit.renewal import (
+    generations_per_episode,
+    num_generations,
+    num_learning_episodes,
+)
 from raise_mdit.sources.custom import candidates_of, load_source
 from raise_mdit.sources.mdit import Lengths, interpolate
 from raise_mdit.sources.mosaic import Composer
@@ -72,6 +77,7 @@ def synthesise(
     """
     synthesis = _Synthesis(config, corpus, encoder, pad, wording, features)
     pool = Pool.of(synthesis.candidates())
+    synthesis.tell(len(pool))
     rows = CandidateRows(pool, synthesis.candidate_encoder)
     return CandidatePool(pool, rows, synthesis.candidate_encoder, tuple(synthesis.notes))
 
@@ -103,6 +109,7 @@ class _Synthesis:
         features: ExampleFeatures | None,
     ) -> None:
         self.notes: list[str] = []
+        self._num_made = 0
         self._config = config
         self._encoder = encoder
         self._wording = wording
@@ -117,6 +124,11 @@ class _Synthesis:
 
     def candidates(self) -> Iterator[Candidate]:
         """The candidates of all generations, in the order of these."""
+        for candidate in self._made():
+            self._num_made += 1
+            yield candidate
+
+    def _made(self) -> Iterator[Candidate]:
         yield from map(self._candidate, self._plain())
         pools = self._config.pools
         mosaics = None if pools.mosaic is None else self._composer(pools.mosaic)
@@ -133,7 +145,7 @@ class _Synthesis:
                 rng = self._rng(f"custom {config.name}", generation)
                 made = candidates_of(source, config, list(self._examples.values()), rng)
                 yield from self._customs(config, made, generation, too_long)
-        self._tell(mosaics, interpolated, too_long)
+        self._report(mosaics, interpolated, too_long)
 
     def _generations(self) -> range:
         made = num_generations(self._config)
@@ -239,11 +251,33 @@ class _Synthesis:
         names = [example.source for example in self._examples.values()]
         return np.asarray(np.unique(names, return_inverse=True)[1], np.int64)
 
-    def _tell(
+    def tell(self, num_kept: int) -> None:
+        """Note what is true of the pool as a whole, once it is made.
+
+        Args:
+            num_kept: Candidates in the pool.
+        """
+        repeated = self._num_made - num_kept
+        if repeated:
+            self.notes.append(f"{repeated:,} candidates equal another, and count once.")
+        generations = num_generations(self._config)
+        if generations:
+            self.notes.append(
+                f"Candidates are renewed: of {generations:,} generations one is on offer at a "
+                f"time, {generations_per_episode(self._config)} for each of "
+                f"{num_learning_episodes(self._config)} learning episodes and the final one."
+            )
+
+    def _report(
         self, composer: Composer | None, interpolated: Counter[str], too_long: Counter[str]
     ) -> None:
         if composer is not None:
             report = composer.report
+            if report.num_mosaics == 0:
+                raise DataError(
+                    "pools.mosaic: not one mosaic fits; raise pools.mosaic.max_length or "
+                    "model.max_length"
+                )
             self.notes.append(
                 f"Mosaic-IT: {report.num_mosaics:,} mosaics of {report.num_examples:,} examples "
                 f"in {report.num_passes:,} passes, {report.num_tokens:,} tokens; "

@@ -109,6 +109,11 @@ SCHEMA_FAULTS = {
         "    episodes: 8\n    ppo: 1\n",
         ":33:5: policies.2.ppo: unknown key, allowed here: name,",
     ),
+    "class without a colon": (
+        "learner:\n",
+        "pools: {custom: [{kind: a.b.Mine, name: mine}]}\nlearner:\n",
+        ":21:25: pools.custom.0.kind: should be `package.module:Class`. Did you mean 'a.b:Mine'?",
+    ),
     "unknown key of a mapping": (
         "learner:\n",
         "pools: {mosaic: {strategies: {permut: 1}}}\nlearner:\n",

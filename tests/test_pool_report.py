@@ -127,7 +127,7 @@ def test_savings_of_one_pass_are_those_counted_by_hand() -> None:
     assert savings.samples == pytest.approx(0.5)
     assert savings.tokens == pytest.approx(0.04)
     assert savings.batch_padded_tokens == pytest.approx(1 - 110 / 160)
-    assert "2 mosaics in 1.0 passes over 4 examples" in savings.sentence
+    assert "2 mosaics in 1 passes over 4 examples" in savings.sentence
     assert "50.0% fewer samples, and so steps" in savings.sentence
     assert "4.0% fewer tokens without padding" in savings.sentence
     assert "31.2% fewer tokens where batches are padded" in savings.sentence

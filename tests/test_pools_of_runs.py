@@ -64,6 +64,12 @@ class Echo:
                 again = " ".join([f"w{rng.integers(100)}"] * self.length)
                 told = Message("assistant", again)
                 yield Custom((example.id,), (Message("user", example.prompt), told))
+
+
+class Fixed:
+    def make(self, examples, *, rng):
+        first = examples[0]
+        yield Custom((first.id,), (Message("user", "w1"), Message("assistant", "w2")))
 """
 
 
@@ -281,3 +287,28 @@ def test_similar_examples_stand_together(folder: Path) -> None:
     assert found.knowledge.features is not None, "embeddings are found out though no policy looks"
     recipes = [found.pool.recipe(row) for row in range(len(found.pool))]
     assert all(isinstance(recipe, Mosaic) for recipe in recipes)
+
+
+def test_mosaics_of_which_none_fits_are_the_users_mistake(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"pools\.mosaic: not one mosaic fits"):
+        prepared(
+            folder,
+            "pools={mosaic: {max_length: 16}}",
+            f"model.system_prompt={'w1 ' * 16}",
+        )
+
+
+def test_equal_candidates_and_generations_are_told(folder: Path) -> None:
+    found = prepared(
+        folder,
+        "pools={renew: episode, custom: ["
+        '{kind: "echoes:Echo", name: once, options: {length: 2}}, '
+        '{kind: "echoes:Fixed", name: fixed}]}',
+        LEARNED,
+    )
+
+    assert any("candidates equal another, and count once" in note for note in found.notes)
+    assert (
+        "Candidates are renewed: of 5 generations one is on offer at a time, 1 for each of 4 "
+        "learning episodes and the final one."
+    ) in found.notes

@@ -113,13 +113,13 @@ def _benchmark(options: argparse.Namespace, call: Call, out: Console, progress: 
 
 
 def _examples(options: argparse.Namespace) -> Examples:
-    pretrained = load_pretrained(options.model, cache=cache_directory(), device="cpu")
     if options.data is None:
         examples = tuple(generate(0, PLAYGROUND_ROWS, source="data"))
     else:
         source = DatasetSource(name="data", kind="dataset", file=options.data.name)
         root = str(options.data.parent)
         examples = read_source(source, root=root, on_bad_row="skip").examples
+    pretrained = load_pretrained(options.model, cache=cache_directory(), device="cpu")
     return Examples(examples[: options.rows], pretrained, ChatEncoder(pretrained.tokenizer))
 
 
