@@ -109,11 +109,13 @@ class TrainingPool:
         """The most candidates that are on offer at once."""
         return len(self) if self.renewal is None else int(self.renewal.sizes.max())
 
-    def offered(self, *, episode: int, step: int) -> NDArray[np.int64]:
-        """Rows on offer at a step of an episode, both counted from 0."""
-        if self.renewal is None:
-            return np.arange(len(self))
-        return self.renewal.rows(self.renewal.generation(episode=episode, step=step))
+    def generation(self, *, episode: int, step: int) -> int:
+        """Which one is on offer at a step of an episode, both from 0; 0 if never renewed."""
+        return 0 if self.renewal is None else self.renewal.generation(episode=episode, step=step)
+
+    def offered(self, generation: int) -> NDArray[np.int64]:
+        """Rows on offer with a generation."""
+        return np.arange(len(self)) if self.renewal is None else self.renewal.rows(generation)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,9 +143,9 @@ class EpisodeRules:
         if self.reward_every < 1:
             raise ValueError(f"reward_every is at least 1 step, got {self.reward_every}")
 
-    @property
+    @cached_property
     def num_slots(self) -> int:
-        """W."""
+        """W; counting what is on offer looks at the whole pool, and every step asks for it."""
         return self.pool.most_offered if self.window is None else self.window
 
     def action_space(self) -> DistinctSlots:
@@ -159,10 +161,9 @@ class EpisodeRules:
         self, rng: np.random.Generator, *, episode: int, step: int
     ) -> NDArray[np.int64]:
         """Pool rows to offer at a step of an episode, both counted from 0."""
+        generation = self.pool.generation(episode=episode, step=step)
         if self.window is None:
-            return self.pool.offered(episode=episode, step=step)
-        renewal = self.pool.renewal
-        generation = 0 if renewal is None else renewal.generation(episode=episode, step=step)
+            return self.pool.offered(generation)
         return self._sampler(generation).draw(self.window, rng)
 
     def control_of(self, step: int, *, is_last: bool) -> float:
@@ -183,9 +184,7 @@ class EpisodeRules:
         return lru_cache(maxsize=KEPT_SAMPLERS)(self._make_sampler)
 
     def _make_sampler(self, generation: int) -> WindowSampler:
-        if self.pool.renewal is None:
-            return WindowSampler(self.pool.strata)
-        return WindowSampler(self.pool.strata, self.pool.renewal.rows(generation))
+        return WindowSampler(self.pool.strata, self.pool.offered(generation))
 
 
 class Episode:

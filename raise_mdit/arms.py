@@ -275,8 +275,9 @@ class _Running:
 
     def _num_offered(self) -> int:
         """Candidates that the policy can pick when the final fine-tuning begins."""
-        config = self.preparation.config
-        rows = self.preparation.training.offered(episode=num_learning_episodes(config), step=0)
+        training = self.preparation.training
+        final = num_learning_episodes(self.preparation.config)
+        rows = training.offered(training.generation(episode=final, step=0))
         if isinstance(self.policy, RandomConfig):
             of_kinds = allowed(self.preparation, self.policy)
             return len(rows) if of_kinds is None else int(of_kinds[rows].sum())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # torch and the rest come only where a command needs them
     from raise_mdit.config import ExperimentConfig
     from raise_mdit.core import Kind
     from raise_mdit.pool_building import BuiltPool
+    from raise_mdit.progress import Progress
 
 app = typer.Typer(
     add_completion=False,
@@ -187,11 +188,7 @@ def pool(
         if show is not None:
             _print_candidates(built, show, wanted, seed or 0)
         if out_ is not None:
-            pool, encoder = built.candidates.pool, built.candidates.encoder
-            written = pool_inspection.write_texts(pool, encoder, out_, progress)
-            progress.finish()
-            out.print(f"{written.num_rows:,} conversations in {escape(str(out_))}; interpolations "
-                      f"left out: {written.num_interpolated:,}", highlight=False)  # fmt: skip
+            _write_candidates(built, out_, progress)
     finally:
         progress.finish()
 
@@ -277,6 +274,16 @@ def _print_candidates(built: BuiltPool, count: int, kind: Kind | None, seed: int
     )
     for row in draw_rows(pool, count, kind=kind, seed=seed):
         out.print(candidate_text(viewer.view(row)), highlight=False)
+
+
+def _write_candidates(built: BuiltPool, path: Path, progress: Progress) -> None:
+    """All that is text, for any trainer."""
+    from raise_mdit.pool_inspection import write_texts
+
+    written = write_texts(built.candidates.pool, built.candidates.encoder, path, progress)
+    progress.finish()
+    out.print(f"{written.num_rows:,} conversations in {escape(str(path))}; interpolations left "
+              f"out: {written.num_interpolated:,}", highlight=False)  # fmt: skip
 
 
 def main() -> None:

@@ -129,7 +129,7 @@ def _random_episode(config: ExperimentConfig, learner: Learner, training: Traini
     budget = Budget(steps=environment.budget.steps, tokens=environment.budget.tokens)
     cost, steps = Cost(), 0
     while (spent := budget.share_spent(steps=steps, tokens=cost.tokens)) < 1.0:
-        offered = training.offered(episode=0, step=steps)
+        offered = training.offered(training.generation(episode=0, step=steps))
         rows = rng.choice(offered, environment.batch_size, replace=False)
         stats = learner.update([training.rows[row] for row in rows], progress=spent)
         cost, steps = cost.plus(stats.cost), steps + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,15 +133,14 @@ class _Synthesis:
         yield from map(self._candidate, self._plain())
         pools = self._config.pools
         mosaics = None if pools.mosaic is None else self._composer(pools.mosaic)
-        tasks = None if pools.mdit is None else self._tasks(pools.mdit)
         interpolated: Counter[str] = Counter()
         customs = [(source, load_source(source)) for source in pools.custom]
         too_long: Counter[str] = Counter()
         for generation in self._generations():
             if mosaics is not None and pools.mosaic is not None:
                 yield from self._mosaics(mosaics, pools.mosaic, generation)
-            if pools.mdit is not None and tasks is not None:
-                yield from self._interpolations(pools.mdit, tasks, generation, interpolated)
+            if pools.mdit is not None:
+                yield from self._interpolations(pools.mdit, generation, interpolated)
             for config, source in customs:
                 rng = self._rng(f"custom {config.name}", generation)
                 made = candidates_of(source, config, list(self._examples.values()), rng)
@@ -189,7 +189,6 @@ class _Synthesis:
     def _interpolations(
         self,
         config: MditConfig,
-        tasks: NDArray[np.int64],
         generation: int,
         counts: Counter[str],
     ) -> Iterator[Candidate]:
@@ -198,8 +197,8 @@ class _Synthesis:
         made = interpolate(
             examples,
             self._embeddings,
-            tasks,
-            _lengths([self._texts[example.id] for example in examples]),
+            self._tasks,
+            self._lengths,
             num_kept=max(1, round(config.ratio * len(examples))),
             oversample=config.oversample,
             alpha=config.alpha,
@@ -243,8 +242,16 @@ class _Synthesis:
         sources = {self._examples[example].source for example, _ in parents_of(recipe)}
         return "+".join(sorted(sources))
 
-    def _tasks(self, config: MditConfig) -> NDArray[np.int64]:
+    @cached_property
+    def _lengths(self) -> Lengths:
+        """Of the examples' blocks; the same in every generation."""
+        return _lengths([self._texts[example] for example in self._examples])
+
+    @cached_property
+    def _tasks(self) -> NDArray[np.int64]:
         """[M] task of each example; the same in every generation."""
+        config = self._config.pools.mdit
+        assert config is not None, "tasks are asked for by MDIT"
         if config.tasks == "cluster":
             assert self._embeddings is not None, "MDIT needs embeddings"
             return cluster(self._embeddings, config.clusters, self._config.data.seed)
