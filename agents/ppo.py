@@ -8,31 +8,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
-from raise_mdit.agents.rollout_buffer import PoolRolloutBuffer
+from raise_mdit.agents.finite_horizon import SelectionEnv, rollouts_of, with_finite_horizon
 from raise_mdit.agents.scoring_policy import SetScoringPolicy
-from raise_mdit.config import PpoConfig
-from raise_mdit.core import Observation
 from raise_mdit.errors import RunError
+from raise_mdit.policy_config import PpoConfig
 from raise_mdit.runs import write_bytes
 
 
 def build_ppo(
-    env: gymnasium.Env[Observation, NDArray[np.int64]] | VecEnv,
+    env: SelectionEnv | VecEnv,
     config: PpoConfig,
     *,
     steps_per_episode: int,
     seed: int,
     features: NDArray[np.float32] | None = None,
+    prior_column: int | None = None,
 ) -> PPO:
     """A learner of selection policies on ``env``.
 
@@ -44,13 +43,16 @@ def build_ppo(
         seed: Of the policy's start and its draws. The library seeds the global generators with it.
         features: [N, features] of the pool, the first columns of `candidates`. With it a rollout
             stores rows of the pool instead of features; what is learned is the same.
+        prior_column: Of `candidates`, where `config.prior` stands as normal scores.
     """
-    vec_env = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    prior = config.prior
+    assert (prior is None) == (prior_column is None), "a prior is a column"
+    vec_env = with_finite_horizon(env)
     assert config.episodes_per_update % vec_env.num_envs == 0, "each one runs as many episodes"
     steps = config.episodes_per_update * steps_per_episode
     return PPO(
         SetScoringPolicy,
-        _FiniteHorizon(vec_env),
+        vec_env,
         learning_rate=config.learning_rate,
         n_steps=steps // vec_env.num_envs,
         batch_size=-(-steps // config.minibatches),
@@ -58,58 +60,46 @@ def build_ppo(
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         clip_range=config.clip_range,
-        ent_coef=config.entropy_coefficient,
-        rollout_buffer_class=None if features is None else PoolRolloutBuffer,
-        rollout_buffer_kwargs=None if features is None else {"features": features},
+        ent_coef=config.entropy_coefficient if prior is None else prior.kl_coefficient,
+        **rollouts_of(features),
         target_kl=config.target_kl,
-        policy_kwargs={"hidden_size": config.hidden_size},
+        policy_kwargs={
+            "hidden_size": config.hidden_size,
+            "prior_column": prior_column,
+            "prior_strength": 0.0 if prior is None else prior.strength,
+        },
         seed=seed,
         device="cpu",
     )
 
 
-def learn(ppo: PPO, *, episodes: int, steps_per_episode: int, callback: BaseCallback) -> None:
+def learn(
+    algorithm: OnPolicyAlgorithm, *, episodes: int, steps_per_episode: int, callback: BaseCallback
+) -> None:
     """Train for a number of episodes.
 
     Args:
-        ppo: From :func:`build_ppo`.
+        algorithm: As built for an environment.
         episodes: Fine-tunings to learn from.
-        steps_per_episode: As given to :func:`build_ppo`.
+        steps_per_episode: As given when it was built.
         callback: Told of every step.
     """
-    ppo.learn(episodes * steps_per_episode, callback=callback)
+    algorithm.learn(episodes * steps_per_episode, callback=callback, log_interval=1)
 
 
-def save_policy(ppo: PPO, path: Path) -> None:
+def save_policy(algorithm: OnPolicyAlgorithm, path: Path) -> None:
     """Write the policy's weights as safetensors, which run no code when they are read."""
-    weights = {key: value.contiguous() for key, value in ppo.policy.state_dict().items()}
+    weights = {key: value.contiguous() for key, value in algorithm.policy.state_dict().items()}
     write_bytes(path, save(weights))
 
 
-def load_policy(ppo: PPO, path: Path) -> None:
+def load_policy(algorithm: OnPolicyAlgorithm, path: Path) -> None:
     """Read weights that :func:`save_policy` wrote into a policy of the same shape.
 
     Raises:
         RunError: The file is missing or damaged, or its policy saw other features.
     """
     try:
-        ppo.policy.load_state_dict(load_file(path))
+        algorithm.policy.load_state_dict(load_file(path))
     except (FileNotFoundError, RuntimeError, SafetensorError) as error:
         raise RunError(f"{path}: not a policy for these features ({error})") from error
-
-
-class _FiniteHorizon(VecEnvWrapper):
-    """Ends an episode where its budget ends, with nothing beyond.
-
-    Stable-Baselines3 adds the value of the last observation to a truncated episode's last reward,
-    as if training went on. Here the observation says how much of the budget is left, and the return
-    is the improvement at its end (time-awareness, Pardo et al. 2018, arXiv 1712.00378).
-    """
-
-    def reset(self) -> VecEnvObs:
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        observations, rewards, dones, infos = self.venv.step_wait()
-        finite = [{**info, "TimeLimit.truncated": False} for info in infos]
-        return observations, rewards, dones, finite

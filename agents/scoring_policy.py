@@ -9,6 +9,7 @@ Shapes: ``B`` batch, ``W`` slots, ``F`` features, ``G`` context, ``D`` hidden si
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,17 @@ STREAMED_SLOTS = 65_536
 """Larger windows are looked at in chunks where no gradient is needed: in one piece, a million
 candidates take 1.1 GB of working memory."""
 
+DEVIATIONS_OF_REUSE = 4.0
+"""Standard deviations of a ranking that a candidate falls by when it is picked for the first time,
+where a policy begins as a ranking: as good as never again, and still to be unlearned."""
+
 
 class CandidateScorer(nn.Module):
     """Scores [B, W] that follow a permutation of the window, and a value [B] that ignores it.
 
     A linear path beside the network lets a preference for a feature be learned from few episodes;
-    the network adds what is not linear. Both start at zero: the first policy is uniform.
+    the network adds what is not linear. Both start at zero, and the first policy is uniform, unless
+    it begins as a ranking.
     """
 
     def __init__(self, num_features: int, num_context: int, hidden_size: int) -> None:
@@ -53,6 +59,26 @@ class CandidateScorer(nn.Module):
         )  # fmt: skip
         for layer in (self.linear, last):
             nn.init.zeros_(layer.weight)
+        self.register_buffer("first_linear", torch.zeros(1, num_features))
+
+    first_linear: torch.Tensor
+    """[1, F] weights of the linear path when learning began; the network added nothing then."""
+
+    @torch.no_grad()
+    def begin_as(self, column: int, *, strength: float) -> None:
+        """Begin as a ranking: what one column says, and nothing that was picked before.
+
+        Args:
+            column: Of the features, the ranking as normal scores, high for what comes first.
+            strength: Its weight.
+        """
+        self.linear.weight[0, column] = strength
+        self.linear.weight[0, -1] = -strength * DEVIATIONS_OF_REUSE / math.log(2)
+        self.first_linear.copy_(self.linear.weight)
+
+    def first_scores(self, candidates_BWF: torch.Tensor) -> torch.Tensor:
+        """Scores [B, W] as they were when learning began."""
+        return (candidates_BWF @ self.first_linear.T).squeeze(2)
 
     def forward(
         self, candidates_BWF: torch.Tensor, context_BG: torch.Tensor, mask_BW: torch.Tensor
@@ -83,9 +109,13 @@ class SetScoringPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         *,
         hidden_size: int = 64,
+        prior_column: int | None = None,
+        prior_strength: float = 2.0,
         **kwargs: Any,
     ) -> None:
         self._hidden_size = hidden_size
+        self._prior_column = prior_column
+        self._prior_strength = prior_strength
         self._num_picks = len(action_space.nvec)
         kwargs.update(features_extractor_class=_Unchanged, ortho_init=False)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -101,9 +131,15 @@ class SetScoringPolicy(ActorCriticPolicy):
     def evaluate_actions(
         self, obs: PyTorchObs, actions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Values, log-probabilities and entropies of actions taken earlier."""
+        """Values, log-probabilities and entropies of actions taken earlier.
+
+        Where the policy began as a ranking, minus the divergence from that stands for the entropy:
+        Stable-Baselines3's entropy bonus then holds the policy near where it began.
+        """
         distribution, values_B = self._distribution_and_values(obs)
-        return values_B, distribution.log_prob(actions), distribution.entropy()
+        assert isinstance(distribution, PlackettLuceDistribution)
+        log_prob_B = distribution.log_prob(actions)
+        return values_B, log_prob_B, self._regularity(distribution, obs)
 
     def predict(  # type: ignore[override]  # observations of this policy are always Dicts
         self,
@@ -137,6 +173,8 @@ class SetScoringPolicy(ActorCriticPolicy):
         assert context_shape is not None
         num_features = features_shape[1] + 1  # availability: how often a candidate was picked
         self.scorer = CandidateScorer(num_features, context_shape[0], self._hidden_size)
+        if self._prior_column is not None:
+            self.scorer.begin_as(self._prior_column, strength=self._prior_strength)
         self.action_dist = PlackettLuceDistribution(self._num_picks)
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -148,12 +186,17 @@ class SetScoringPolicy(ActorCriticPolicy):
         self, obs: PyTorchObs
     ) -> tuple[PlackettLuceDistribution, torch.Tensor]:
         assert isinstance(obs, dict)
-        available_BW1 = torch.log1p(obs["selected"].float())[..., None]
-        candidates_BWF = torch.cat([obs["candidates"].float(), available_BW1], dim=2)
         mask_BW = obs["mask"].float()
-        scores_BW, values_B = self.scorer(candidates_BWF, obs["context"].float(), mask_BW)
+        scores_BW, values_B = self.scorer(_features(obs), obs["context"].float(), mask_BW)
         assert isinstance(self.action_dist, PlackettLuceDistribution)
         return self.action_dist.proba_distribution(scores_BW, mask_BW > 0), values_B
+
+    def _regularity(self, distribution: PlackettLuceDistribution, obs: PyTorchObs) -> torch.Tensor:
+        """[B] what the entropy coefficient weighs."""
+        if self._prior_column is None:
+            return distribution.entropy()
+        assert isinstance(obs, dict)
+        return -distribution.divergence(self.scorer.first_scores(_features(obs)))
 
     def _best_slots(self, observation: Observation) -> NDArray[np.int64]:
         return top_k_of_pool(
@@ -166,7 +209,18 @@ class SetScoringPolicy(ActorCriticPolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "hidden_size": self._hidden_size}
+        return {
+            **super()._get_constructor_parameters(),
+            "hidden_size": self._hidden_size,
+            "prior_column": self._prior_column,
+            "prior_strength": self._prior_strength,
+        }
+
+
+def _features(obs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[B, W, F] candidates with their availability behind: how often each was picked."""
+    available_BW1 = torch.log1p(obs["selected"].float())[..., None]
+    return torch.cat([obs["candidates"].float(), available_BW1], dim=2)
 
 
 class _Unchanged(BaseFeaturesExtractor):

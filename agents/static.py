@@ -8,7 +8,7 @@ Shapes: ``N`` candidates of the pool, ``W`` slots of a window, ``k`` picks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from raise_mdit.core import Observation
 
 State = tuple[NDArray[Any], ...] | None
+
+BUDGET_SHARE = 1
+"""Where `context` says which part of the budget is spent."""
 
 
 Order = Callable[[Observation], NDArray[np.int64]]
@@ -64,14 +67,48 @@ class StaticPolicy:
         return slots[: self._num_picks].astype(np.int64)
 
 
-def ranked_policy(ranks: NDArray[np.int64], *, num_picks: int) -> StaticPolicy:
+class ReplayPolicy:
+    """Picks the batches of a schedule, one after another, in each episode."""
+
+    def __init__(self, batches: Sequence[NDArray[np.int64]]) -> None:
+        """Take the schedule.
+
+        Args:
+            batches: [k] pool rows of each step; every window offers them.
+        """
+        self._batches = batches
+        self._step = 0
+
+    def predict(
+        self,
+        observation: Observation,
+        state: State = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[np.int64], State]:
+        """Slots of the step's batch in a window; an episode begins where nothing is spent."""
+        self._step = 0 if observation["context"][BUDGET_SHARE] == 0 else self._step + 1
+        window = observation["window"][observation["mask"] > 0]
+        order = np.argsort(window)
+        batch = self._batches[self._step]
+        slots = order[np.searchsorted(window, batch, sorter=order)]
+        assert (window[slots] == batch).all(), "the window offers what was picked"
+        return slots.astype(np.int64), state
+
+
+def ranked_policy(
+    ranks: NDArray[np.int64], *, num_picks: int, allowed: NDArray[np.bool_] | None = None
+) -> StaticPolicy:
     """Picks the candidates of the lowest rank.
 
     Args:
         ranks: [N] rank of each candidate of the pool; 0 is picked first.
         num_picks: k.
+        allowed: [N] whether a candidate of the pool may be picked; None allows all.
     """
-    return StaticPolicy(lambda observation: ranks[observation["window"]], num_picks=num_picks)
+    return StaticPolicy(
+        lambda observation: ranks[observation["window"]], num_picks=num_picks, allowed=allowed
+    )
 
 
 def random_policy(

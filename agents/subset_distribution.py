@@ -78,6 +78,39 @@ class PlackettLuceDistribution(Distribution):
             log_left_B = log_with_B
         return total_B
 
+    def divergence(self, other_scores_BN: torch.Tensor) -> torch.Tensor:
+        """[B] Kullback-Leibler divergence from another distribution, along the drawn prefixes.
+
+        KL(first) + KL(second given first) + ..., each exact, with the prefixes that
+        :meth:`log_prob` was last given; otherwise as :meth:`entropy`, of which it is the negative,
+        up to a constant, where the other scores are all equal. From the last pick backwards, by the
+        chain rule: KL' = q KL + p log(p / p') + q log(q / q'), p the item's share among those left
+        and q the others', with a dash where the other distribution has them.
+
+        Args:
+            other_scores_BN: Unnormalised log-weights of the other distribution, over the same mask.
+        """
+        others_BN = other_scores_BN.masked_fill(self._scores_BN <= MASKED, MASKED)
+        left_BN = self._unpicked()
+        log_left_B = left_BN.logsumexp(dim=1)
+        others_left_BN = others_BN.masked_fill(left_BN <= MASKED, MASKED)
+        others_log_left_B = others_left_BN.logsumexp(dim=1)
+        gaps_BN = (left_BN - log_left_B[:, None]) - (others_left_BN - others_log_left_B[:, None])
+        kl_B = ((left_BN - log_left_B[:, None]).exp() * gaps_BN).sum(dim=1)
+        total_B = torch.zeros_like(kl_B)
+        assert self._picked_Bk is not None
+        picked = (part.gather(1, self._picked_Bk).flip(1) for part in (self._scores_BN, others_BN))
+        for score_B, other_B in zip(*(part_Bk.unbind(1) for part_Bk in picked), strict=True):
+            log_with_B = torch.logaddexp(log_left_B, score_B)
+            others_log_with_B = torch.logaddexp(others_log_left_B, other_B)
+            log_p_B, log_q_B = score_B - log_with_B, log_left_B - log_with_B
+            p_gap_B = log_p_B - (other_B - others_log_with_B)
+            q_gap_B = log_q_B - (others_log_left_B - others_log_with_B)
+            kl_B = log_q_B.exp() * (kl_B + q_gap_B) + log_p_B.exp() * p_gap_B
+            total_B = total_B + kl_B
+            log_left_B, others_log_left_B = log_with_B, others_log_with_B
+        return total_B
+
     def sample(self) -> torch.Tensor:
         """[B, k] one exact draw, by Gumbel-top-k."""
         uniform_BN = torch.rand_like(self._scores_BN)  # 0 occurs and has no logarithm; 1 does not

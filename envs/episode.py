@@ -27,6 +27,7 @@ from raise_mdit.envs.observation import (
 )
 from raise_mdit.features import standardised
 from raise_mdit.ledger import Ledger, Purpose
+from raise_mdit.rewards import Targets
 
 FAILURE_REWARD = -1.0
 """Reward of a step that breaks the model: as bad as doubling the validation loss."""
@@ -128,6 +129,7 @@ class EpisodeRules:
     window: int | None
     reward_every: int
     control: NDArray[np.float32] | None
+    targets: Targets | None = None
     ledger: Ledger
     training_purpose: Purpose
     evaluation_purpose: Purpose
@@ -166,6 +168,12 @@ class EpisodeRules:
             return self.pool.offered(generation)
         return self._sampler(generation).draw(self.window, rng)
 
+    def level(self, evaluation: Evaluation, base: Evaluation) -> float:
+        """What is to fall: the loss, or the mean over targets of theirs over the base model's."""
+        if self.targets is None:
+            return evaluation.loss
+        return self.targets.ratio(evaluation, base)
+
     def control_of(self, step: int, *, is_last: bool) -> float:
         """What is subtracted from the reward of a step, counted from 1.
 
@@ -195,7 +203,7 @@ class Episode:
         rules: EpisodeRules,
         *,
         number: int,
-        base_loss: float,
+        base: Evaluation,
         rng: np.random.Generator,
         signal: Signal | None,
     ) -> None:
@@ -204,16 +212,18 @@ class Episode:
         Args:
             rules: Of the environment.
             number: Which episode this is, from 0: candidates are renewed by it.
-            base_loss: Reward-validation loss of the base model.
+            base: What the base model gives on reward-validation.
             rng: Of the windows.
             signal: Asked about each window that is picked from.
         """
         self._rules = rules
         self._number = number
-        self._base_loss = base_loss
+        self._base = base
+        self._base_level = rules.level(base, base)
         self._rng = rng
         self._signal = signal
-        self._loss = base_loss
+        self._loss = base.loss
+        self._level = self._base_level
         self._picks = Picks(rules.pool.kinds)
         self._steps = 0
         self._tokens = 0
@@ -297,9 +307,9 @@ class Episode:
             reward = gain - self._rules.control_of(self._steps, is_last=truncated)
         else:
             gain = reward = FAILURE_REWARD
-            self._loss = self._base_loss
+            self._loss, self._level = self._base.loss, self._base_level
         self._stage = Stage(
-            loss_ratio=self._loss / self._base_loss,
+            loss_ratio=self._level / self._base_level,
             budget_share=self.share_spent,
             last_reward=gain,
         )
@@ -333,8 +343,9 @@ class Episode:
         """Improvement since the last measurement; 0 without a new one."""
         if evaluation is None:
             return 0.0
-        gain = (self._loss - evaluation.loss) / self._base_loss
-        self._loss = evaluation.loss
+        level = self._rules.level(evaluation, self._base)
+        gain = (self._level - level) / self._base_level
+        self._loss, self._level = evaluation.loss, level
         return gain
 
     def _offer_window(self) -> None:

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from raise_mdit.core import Budget, EncodedRow, Learner, Observation
+from raise_mdit.core import Budget, EncodedRow, Evaluation, Learner, Observation
 from raise_mdit.envs.episode import (
     Episode,
     EpisodeRules,
@@ -19,6 +19,7 @@ from raise_mdit.envs.episode import (
     refuse_options,
 )
 from raise_mdit.ledger import Ledger, Purpose
+from raise_mdit.rewards import Targets
 
 
 class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
@@ -67,6 +68,9 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     the steps between give 0, and the sum is the same. A validation loss that is not finite shows
     only where it is measured.
 
+    With ``targets``, in place of L stands the mean over targets of the target's loss over its loss
+    before training, so that no target counts for its length; the rest is as before.
+
     With ``control`` the reward is reduced by a number that depends on the step alone, which takes
     away noise. Steps beyond its end lose nothing, and the last step of a shorter episode loses all
     that is left: every episode loses the same, so that undiscounted the best policy stays the best
@@ -97,12 +101,14 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
       are for.
     - ``reward_every``: steps between two measurements of the validation loss.
     - ``control``: [T] mean reward at each step under random picks, with the same ``reward_every``.
+    - ``targets``: [I] target of each item of ``reward_validation``, numbered from 0, where targets
+      count alike; None counts all scored tokens alike.
     - ``signal``: gives one number for each row of a window, unmasked ones only, and its cost.
     - ``first_episode``: number of the first episode, by which candidates are renewed.
 
     ## Version history
-    - v0: first version. ``reward_every``, ``control``, ``signal`` and the pool's ``renewal`` were
-      added later; without them, every window, observation and reward is as before.
+    - v0: first version. ``reward_every``, ``control``, ``targets``, ``signal`` and the pool's
+      ``renewal`` were added later; without them, every window, observation and reward is as before.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # Gymnasium's own declaration
@@ -122,6 +128,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         signal_purpose: Purpose = "features",
         reward_every: int = 1,
         control: NDArray[np.float32] | None = None,
+        targets: NDArray[np.int64] | None = None,
         signal: Signal | None = None,
         first_episode: int = 0,
     ) -> None:
@@ -132,6 +139,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             window=window,
             reward_every=reward_every,
             control=control,
+            targets=None if targets is None else Targets.of(reward_validation, targets),
             ledger=ledger or Ledger(),
             training_purpose=training_purpose,
             evaluation_purpose=evaluation_purpose,
@@ -142,7 +150,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._reward_validation = reward_validation
         self._signal = signal
         self._next_episode = first_episode
-        self._base_loss: float | None = None
+        self._base: Evaluation | None = None
         self._episode: Episode | None = None
         self.action_space = self._rules.action_space()
         self.observation_space = self._rules.observation_space(  # type: ignore[assignment]  # Dict is a Mapping
@@ -161,19 +169,18 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         super().reset(seed=seed)
         refuse_options(options)
         self._learner.restore(self._start)
-        if self._base_loss is None:  # the base model does not change, so neither does its loss
-            evaluation = self._learner.evaluate(self._reward_validation)
-            self._rules.ledger.charge(self._rules.evaluation_purpose, evaluation.cost)
-            self._base_loss = evaluation.loss
+        if self._base is None:  # the base model does not change, so neither does its loss
+            self._base = self._learner.evaluate(self._reward_validation)
+            self._rules.ledger.charge(self._rules.evaluation_purpose, self._base.cost)
         self._episode = Episode(
             self._rules,
             number=self._next_episode,
-            base_loss=self._base_loss,
+            base=self._base,
             rng=self.np_random,
             signal=self._signal,
         )
         self._next_episode += 1
-        return self._episode.observe(), {"validation_loss": self._base_loss}
+        return self._episode.observe(), {"validation_loss": self._base.loss}
 
     def step(self, action: NDArray[np.int64]) -> Step:
         """Train on the picked candidates and measure the improvement.

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from raise_mdit.core import KINDS, Observation
 
 CONTEXT = ("loss_ratio", "budget_share", "last_reward", *(f"share_{kind}" for kind in KINDS))
-"""The stage: validation loss as a share of the start's, budget spent, the last reward, and which
-share of all picks so far came from each kind. RAISE's stage is the first two."""
+"""The stage: validation loss as a share of the start's (the mean of such shares where targets count
+alike), budget spent, the last reward, and which share of all picks so far came from each kind.
+RAISE's stage is the first two."""
 
 BEYOND_EVERY_ROW = np.iinfo(np.int64).max
 """Ends a sorted list of rows, so that a search always finds a place within it."""

@@ -29,6 +29,7 @@ from raise_mdit.envs.episode import (
     refuse_options,
 )
 from raise_mdit.ledger import Ledger, Purpose
+from raise_mdit.rewards import Targets
 
 Indices = int | Iterable[int] | None
 """Which learners; None for all."""
@@ -75,6 +76,7 @@ class InstructionSelectionVecEnv(VecEnv):
         signal_purpose: Purpose = "features",
         reward_every: int = 1,
         control: NDArray[np.float32] | None = None,
+        targets: NDArray[np.int64] | None = None,
         signal: LearnerSignal | None = None,
     ) -> None:
         self._rules = EpisodeRules(
@@ -84,6 +86,7 @@ class InstructionSelectionVecEnv(VecEnv):
             window=window,
             reward_every=reward_every,
             control=control,
+            targets=None if targets is None else Targets.of(reward_validation, targets),
             ledger=ledger or Ledger(),
             training_purpose=training_purpose,
             evaluation_purpose=evaluation_purpose,
@@ -100,7 +103,7 @@ class InstructionSelectionVecEnv(VecEnv):
         self._signals = [_of_learner(signal, index) for index in range(self.num_envs)]
         self._next_episode = 0
         self._rngs: list[np.random.Generator | None] = [None] * self.num_envs
-        self._base_loss: float | None = None
+        self._base: Evaluation | None = None
         self._episodes: list[Episode] = []
 
     def reset(self) -> dict[str, NDArray[Any]]:
@@ -109,10 +112,9 @@ class InstructionSelectionVecEnv(VecEnv):
             refuse_options(options)
         for index, start in enumerate(self._starts):
             self._learners.restore(index, start)
-        if self._base_loss is None:
-            (evaluation,) = self._learners.evaluate(self._reward_validation, learners=[0])
-            self._rules.ledger.charge(self._rules.evaluation_purpose, evaluation.cost)
-            self._base_loss = evaluation.loss
+        if self._base is None:
+            (self._base,) = self._learners.evaluate(self._reward_validation, learners=[0])
+            self._rules.ledger.charge(self._rules.evaluation_purpose, self._base.cost)
         self._episodes = [self._begin(index, seed) for index, seed in enumerate(self._seeds)]
         self._reset_seeds()
         self._reset_options()
@@ -210,14 +212,14 @@ class InstructionSelectionVecEnv(VecEnv):
         if seed is not None or rng is None:
             rng, _ = seeding.np_random(seed)
             self._rngs[index] = rng
-        assert self._base_loss is not None, "the first reset measures it"
-        self.reset_infos[index] = {"validation_loss": self._base_loss}
+        assert self._base is not None, "the first reset measures it"
+        self.reset_infos[index] = {"validation_loss": self._base.loss}
         number = self._next_episode
         self._next_episode += 1
         return Episode(
             self._rules,
             number=number,
-            base_loss=self._base_loss,
+            base=self._base,
             rng=rng,
             signal=self._signals[index],
         )

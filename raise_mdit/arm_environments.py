@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raise_mdit.agents.static import random_policy
-from raise_mdit.config import FullDataConfig, GradientAlignmentConfig, PolicyConfig, PpoConfig
 from raise_mdit.core import KINDS, Budget, SelectionPolicy
-from raise_mdit.envs import InstructionSelectionEnv
+from raise_mdit.envs import InstructionSelectionEnv, TrainingPool
 from raise_mdit.envs.episode import Signal
 from raise_mdit.envs.vectorised import InstructionSelectionVecEnv
 from raise_mdit.learners.alignment import alignment_signal
 from raise_mdit.learners.causal_lm import CausalLmLearner
 from raise_mdit.ledger import MONITORING, Ledger, Purpose
+from raise_mdit.policy_config import (
+    FullDataConfig,
+    GradientAlignmentConfig,
+    PolicyConfig,
+    RaiseConfig,
+    ScorerSection,
+)
 from raise_mdit.preparation import Preparation
 from raise_mdit.renewal import num_learning_episodes
 from raise_mdit.rewards import mean_by_step
+
+CURVE_POINTS = 50
+"""Measurements of reward-validation that a curve is drawn by at least, where it has the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,64 +38,85 @@ class ArmEnvironments:
     preparation: Preparation
     policy: PolicyConfig
     ledger: Ledger
+    prior: NDArray[np.float32] | None = None
+    """[N] normal scores of the ranking that the policy begins as."""
+    features: NDArray[np.float32] | None = None
+    """[N, F] what the policy was taught to see of the pool; None is what all see."""
+
+    @property
+    def pool(self) -> TrainingPool:
+        """The experiment's, with the ranking that the policy begins as for a last column."""
+        training = self.preparation.training
+        if self.features is not None:
+            training = replace(training, features=self.features)
+        if self.prior is None:
+            return training
+        features = np.column_stack([training.features, self.prior])
+        return replace(training, features=features)
+
+    @property
+    def prior_column(self) -> int | None:
+        """Where features have it."""
+        return None if self.prior is None else self.pool.features.shape[1] - 1
 
     @property
     def window(self) -> int | None:
-        """Candidates offered to a policy that looks at them; None offers the pool."""
+        """Candidates offered to the policy; None offers the pool."""
         window = self.preparation.config.environment.window
-        return None if window == "pool" else window
-
-    @property
-    def budget(self) -> Budget:
-        """The experiment's."""
-        budget = self.preparation.config.environment.budget
-        return Budget(steps=budget.steps, tokens=budget.tokens)
+        if isinstance(self.policy, ScorerSection) and self.policy.window is not None:
+            window = self.policy.window
+        return None if self.policy.offer == "pool" or window == "pool" else window
 
     @property
     def final_budget(self) -> Budget:
-        """The experiment's budget; one epoch for the full data. A last batch is filled up."""
+        """The experiment's budget; whole epochs for the full data. A last batch is filled up."""
         if not isinstance(self.policy, FullDataConfig):
-            return self.budget
+            return self.preparation.budget
         originals = int((self.preparation.pool.kinds == KINDS.index("original")).sum())
-        return Budget(steps=-(-originals // self.preparation.config.environment.batch_size))
-
-    @property
-    def steps_per_episode(self) -> int:
-        """Exact for a budget in steps; by the pool's mean length for one in tokens."""
-        if self.budget.steps is not None:
-            return self.budget.steps
-        assert self.budget.tokens is not None, "a budget has a limit"
         batch_size = self.preparation.config.environment.batch_size
-        mean_tokens = float(self.preparation.pool.num_tokens.mean())
-        return max(1, round(self.budget.tokens / mean_tokens / batch_size))
+        return Budget(steps=-(-originals * self.policy.epochs // batch_size))
 
     def learning(
-        self, policy: PpoConfig, *, control: NDArray[np.float32] | None
+        self, *, control: NDArray[np.float32] | None
     ) -> InstructionSelectionEnv | InstructionSelectionVecEnv:
         """Where the policy learns: one fine-tuning, or several that step together.
 
         Args:
-            policy: The arm's.
             control: See :meth:`random_gains`.
         """
-        tuning, together = self.preparation.tuning, policy.parallel_episodes
+        together = 1
+        if isinstance(self.policy, ScorerSection):
+            together = self.policy.parallel_episodes
         if together == 1:
-            learner = tuning.policy_learner
-            return self._environment(
-                learner, self.budget, self.window, control=control, signal=self._signal(learner)
-            )
-        learners = tuning.stacked(together)
+            return self.alone(control=control)
+        learners = self.preparation.tuning.stacked(together)
         learners.open_account()
         return InstructionSelectionVecEnv(
             learners=learners,
-            pool=self.preparation.training,
+            pool=self.pool,
             reward_validation=self.preparation.reward_items,
+            targets=self.preparation.reward_targets,
             batch_size=self.preparation.config.environment.batch_size,
-            budget=self.budget,
+            budget=self.preparation.budget,
             window=self.window,
             ledger=self.ledger,
             reward_every=self.preparation.config.reward.every,
             control=control,
+        )
+
+    def alone(self, *, control: NDArray[np.float32] | None = None) -> InstructionSelectionEnv:
+        """Where the policy learns from one fine-tuning after another.
+
+        Args:
+            control: See :meth:`random_gains`.
+        """
+        learner = self.preparation.tuning.policy_learner
+        return self._environment(
+            learner,
+            self.preparation.budget,
+            self.window,
+            control=control,
+            signal=self._signal(learner),
         )
 
     def random_gains(
@@ -99,7 +129,8 @@ class ArmEnvironments:
             rng: Of the picks.
             advance: Told the return of each episode.
         """
-        env = self._environment(self.preparation.tuning.policy_learner, self.budget, self.window)
+        learner = self.preparation.tuning.policy_learner
+        env = self._environment(learner, self.preparation.budget, self.window)
         policy = random_policy(rng, num_picks=self.preparation.config.environment.batch_size)
         gains = []
         for seed in seeds:
@@ -107,22 +138,51 @@ class ArmEnvironments:
             advance(sum(gains[-1]))
         return mean_by_step(gains)
 
-    def final(self, *, window: int | None) -> InstructionSelectionEnv:
+    def final(self) -> InstructionSelectionEnv:
         """Where the policy fine-tunes the model for good; candidates renewed are fresh to it."""
         learner = self.preparation.tuning.learner
         return self._environment(
             learner,
             self.final_budget,
-            window,
+            self.window,
             training="final_training",
-            evaluation="reward_evaluation" if self._learned else MONITORING,
+            evaluation="reward_evaluation" if self.policy.sees_stage else MONITORING,
             signal=self._signal(learner),
             first_episode=num_learning_episodes(self.preparation.config),
         )
 
+    def probe(self, window: int, *, with_signal: bool) -> InstructionSelectionEnv:
+        """Where the model is trained for one step.
+
+        Args:
+            window: Candidates offered.
+            with_signal: Whether they are measured, if the policy looks at that.
+        """
+        learner = self.preparation.tuning.learner
+        return self._environment(
+            learner,
+            Budget(steps=1),
+            window,
+            signal=self._signal(learner) if with_signal else None,
+            first_episode=num_learning_episodes(self.preparation.config),
+        )
+
     @property
-    def _learned(self) -> bool:
-        return isinstance(self.policy, PpoConfig)
+    def has_signal(self) -> bool:
+        """Whether the policy looks at how gradients of its windows agree with validation's."""
+        by_tier = self.preparation.config.features.tier == "gradient"
+        return by_tier and self.policy.sees_alignment
+
+    def _reward_every(self, budget: Budget) -> int:
+        """Steps between two measurements: a policy that learns step by step needs each.
+
+        Where nobody learns from them they only draw a curve, and a long one is drawn by points.
+        """
+        if isinstance(self.policy, ScorerSection | RaiseConfig):
+            return self.preparation.config.reward.every
+        if self.policy.learns or budget.steps is None:
+            return 1
+        return max(1, budget.steps // CURVE_POINTS)
 
     def _environment(
         self,
@@ -140,15 +200,16 @@ class ArmEnvironments:
         learner.restore(tuning.base if learner is tuning.learner else tuning.policy_base)
         return InstructionSelectionEnv(
             learner=learner,
-            pool=self.preparation.training,
+            pool=self.pool,
             reward_validation=self.preparation.reward_items,
+            targets=self.preparation.reward_targets,
             batch_size=config.environment.batch_size,
             budget=budget,
             window=window,
             ledger=self.ledger,
             training_purpose=training,
             evaluation_purpose=evaluation,
-            reward_every=config.reward.every if self._learned else 1,
+            reward_every=self._reward_every(budget),
             control=control,
             signal=signal,
             first_episode=first_episode,
@@ -156,8 +217,7 @@ class ArmEnvironments:
 
     def _signal(self, learner: CausalLmLearner) -> Signal | None:
         """What is measured of each window, where the policy looks at it."""
-        looks = self._learned and self.preparation.config.features.tier == "gradient"
-        if not (looks or isinstance(self.policy, GradientAlignmentConfig)):
+        if not (self.has_signal or isinstance(self.policy, GradientAlignmentConfig)):
             return None
         return alignment_signal(learner, self.preparation.reward_items)
 

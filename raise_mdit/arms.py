@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.logger import Logger
 
 from raise_mdit import tracking
-from raise_mdit.agents.ppo import build_ppo, learn, save_policy
-from raise_mdit.agents.static import signal_policy
 from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.candidates import Original, kind_of, parents_of
 from raise_mdit.comparison import ArmResult, total
-from raise_mdit.config import (
-    BaseConfig,
-    FullDataConfig,
-    GradientAlignmentConfig,
-    PolicyConfig,
-    PpoConfig,
-    RandomConfig,
-)
-from raise_mdit.core import KINDS, Evaluation, SelectionPolicy
+from raise_mdit.core import KINDS
+from raise_mdit.decisions import DecisionLog, write_decisions
 from raise_mdit.errors import DataError
 from raise_mdit.ledger import Ledger
+from raise_mdit.policy_config import (
+    CustomPolicyConfig,
+    FullDataConfig,
+    PolicyConfig,
+    PpoConfig,
+    RandomSection,
+    ScorerSection,
+)
+from raise_mdit.policy_learning import Learned, PolicyLearning
+from raise_mdit.policy_transfer import Transfer, transferred_table
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
-from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
+from raise_mdit.recording import Recorder
 from raise_mdit.renewal import num_learning_episodes
 from raise_mdit.schedule import Pick
-from raise_mdit.selectors import allowed, static_policy, stream
+from raise_mdit.sealed_test import TestedModel, open_test
+from raise_mdit.selectors import allowed, fixed_selector, prior_of, stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +70,20 @@ def run_arm(
         DataError: The budget needs more candidates than the pool has, for a policy that never
             repeats one.
     """
-    running = _Running(preparation, policy, seed, recorder, progress)
+    running = _Running(preparation, policy, seed, recorder, progress, directory)
     preparation.tuning.start_over()
     running.charge_shared()
-    returns: list[float] = []
-    if isinstance(policy, PpoConfig):
-        selector, returns = running.learn(policy, directory)
-        final = running.fine_tune(selector, window=running.environments.window)
-    elif isinstance(policy, GradientAlignmentConfig):
-        selector = signal_policy(num_picks=preparation.config.environment.batch_size)
-        final = running.fine_tune(selector, window=running.environments.window)
-    elif (static := static_policy(preparation, policy, seed)) is not None:
+    if not policy.picks:
+        learned, final = None, running.leave_untrained()
+    else:
+        learned = running.choose()
         if isinstance(policy, FullDataConfig):
             running.read_everything()
-        final = running.fine_tune(static, window=None)
-    else:
-        final = running.leave_untrained()
+        final = running.fine_tune(learned)
+        if final.decisions is not None:
+            write_decisions(directory / "decisions.safetensors", final.decisions.decisions)
     test = running.open_sealed_test()
+    returns = () if learned is None else learned.returns
     return Arm(running.result(final, test, returns), tuple(running.picks(final)))
 
 
@@ -97,8 +96,9 @@ def summary_of(result: ArmResult) -> dict[str, float | int]:
         tracking.COST_FLOPS: cost.flops,
         tracking.COST_SECONDS: cost.seconds,
     }
-    if result.test_exact_match is not None:
-        summary[tracking.TEST_EXACT_MATCH] = result.test_exact_match
+    if result.test_metric is not None:
+        assert result.metric is not None, "a number has a name"
+        summary[tracking.TASK_METRICS[result.metric]] = result.test_metric
     return summary
 
 
@@ -113,9 +113,11 @@ class _Final:
     """Pool rows of each step."""
     tokens: int = 0
     failed: bool = False
+    decisions: DecisionLog | None = None
+    """What a scorer was offered and picked."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Running:
     """An arm at work: what it has, and what it has spent."""
 
@@ -124,54 +126,83 @@ class _Running:
     seed: int
     recorder: Recorder
     progress: Progress
+    directory: Path
     ledger: Ledger = field(default_factory=Ledger)
 
-    @property
+    @cached_property
     def environments(self) -> ArmEnvironments:
         """Where it learns and fine-tunes, at the expense of its ledger."""
-        return ArmEnvironments(self.preparation, self.policy, self.ledger)
+        prior = prior_of(self.preparation, self.policy, self.seed, progress=self.progress)
+        self.ledger.charge("features", prior.cost)
+        return ArmEnvironments(
+            self.preparation, self.policy, self.ledger, prior.scores, self._own_features()
+        )
 
     def charge_shared(self) -> None:
         """Charge what the arm would have had to pay for shared work if it had run alone."""
-        if isinstance(self.policy, BaseConfig | FullDataConfig):
+        if not self.policy.picks or isinstance(self.policy, FullDataConfig):
             return
         self.ledger.charge("features", self.preparation.knowledge.cost(self.policy))
-        if not (isinstance(self.policy, RandomConfig) and self.policy.kinds == ("original",)):
+        if not (isinstance(self.policy, RandomSection) and self.policy.drawn_from == ("original",)):
             self.ledger.charge("synthesis", self.preparation.synthesis_cost)
-        if isinstance(self.policy, PpoConfig):
+        if self.policy.learns:
             for purpose, cost in self.preparation.rehearsal.costs.items():
                 self.ledger.charge(purpose, cost)
 
-    def learn(self, policy: PpoConfig, directory: Path) -> tuple[SelectionPolicy, list[float]]:
-        """A policy trained by PPO, and the return of each episode it learned from."""
-        env = self.environments.learning(policy, control=self._control())
-        steps = self.environments.steps_per_episode
-        ppo = build_ppo(
-            env,
-            policy,
-            steps_per_episode=steps,
-            seed=self._stream("policy"),
-            features=self.preparation.training.features,
-        )
-        ppo.set_logger(Logger(folder=None, output_formats=[Sb3Metrics(self.recorder)]))
-        episodes = EpisodeRecorder(self.recorder, self.progress)
-        self.progress.start(self._stage("learning"), policy.episodes)
-        learn(ppo, episodes=policy.episodes, steps_per_episode=steps, callback=episodes)
-        self.progress.finish()
-        save_policy(ppo, directory / "policy.safetensors")
-        return ppo.policy, episodes.returns
+    def choose(self) -> Learned:
+        """The policy, which learns now, comes trained, or does not learn."""
+        match self.policy:
+            case PpoConfig(from_run=str()) as policy:
+                return self.transfer(policy)
+            case CustomPolicyConfig():
+                return self.learn()
+        return self.learn() if self.policy.learns else self.select()
 
-    def fine_tune(self, selector: SelectionPolicy, *, window: int | None) -> _Final:
+    def transfer(self, policy: PpoConfig) -> Learned:
+        """The policy that another run has trained."""
+        self.ledger.charge("proxy_check", self.preparation.transfer_costs[policy.label, self.seed])
+        made = Transfer(self.environments, policy, self.seed).final_policy()
+        return Learned(made, (), deterministic=policy.final == "greedy")
+
+    def learn(self) -> Learned:
+        """The policy, from the episodes that it learns from."""
+        return PolicyLearning(
+            self.environments,
+            self.policy,
+            self.seed,
+            self.recorder,
+            self.progress,
+            self.directory,
+            self._control(),
+        ).run()
+
+    def select(self) -> Learned:
+        """The policy, which does not learn."""
+        selector = fixed_selector(
+            self.preparation,
+            self.policy,
+            self.seed,
+            progress=self.progress,
+            charge=lambda cost: self.ledger.charge("features", cost),
+        )
+        self.ledger.charge("features", selector.cost)
+        return Learned(selector.policy, ())
+
+    def fine_tune(self, learned: Learned) -> _Final:
         """Train the base model under the policy to the budget."""
-        env = self.environments.final(window=window)
+        env = self.environments.final()
         observation, info = env.reset(seed=self._stream("final"))
-        final = _Final([info["validation_loss"]])
+        final = _Final([info["validation_loss"]], decisions=self._decision_log())
         self.progress.start(self._stage("fine-tuning"), self.environments.final_budget.steps)
         done = False
         while not done:
             self._check_unused_are_left(final)
-            action, _ = selector.predict(observation, deterministic=True)
+            action, _ = learned.policy.predict(observation, deterministic=learned.deterministic)
+            if final.decisions is not None:
+                final.decisions.add(observation, action)
             observation, _, terminated, truncated, info = env.step(action)
+            if learned.online is not None:
+                learned.online.learn(info["rows"], info["gain"])
             final.batches.append(info["rows"])
             final.losses.append(info["validation_loss"])
             final.tokens += info["tokens"]
@@ -193,29 +224,30 @@ class _Running:
 
     def leave_untrained(self) -> _Final:
         """Measure the base model as it is."""
-        _, info = self.environments.final(window=None).reset(seed=self._stream("final"))
+        _, info = self.environments.final().reset(seed=self._stream("final"))
         return _Final([info["validation_loss"]])
 
-    def open_sealed_test(self) -> Evaluation:
+    def open_sealed_test(self) -> TestedModel:
         """Evaluate the model on the test, for the only time in this arm."""
         self.progress.start(self._stage("sealed test"), None)
-        test = self.preparation.tuning.learner.evaluate(self.preparation.test)
+        test = open_test(self.preparation.test, self.preparation.tuning.learner)
         self.ledger.charge("final_evaluation", test.cost)
         self.progress.finish()
         return test
 
-    def result(self, final: _Final, test: Evaluation, returns: list[float]) -> ArmResult:
+    def result(self, final: _Final, test: TestedModel, returns: tuple[float, ...]) -> ArmResult:
         """What the arm reached."""
-        wants_exact = self.preparation.config.evaluation.task_metric == "exact_match"
         return ArmResult(
             policy=self.policy.label,
             kind=self.policy.kind,
             seed=self.seed,
             status="non_finite_loss" if final.failed else "complete",
             test_loss=test.loss,
-            test_exact_match=test.exact_match if wants_exact else None,
+            metric=self.preparation.test.metric,
+            test_metric=test.metric,
+            target_losses=test.target_losses,
             reward_validation_losses=tuple(final.losses),
-            episode_returns=tuple(returns),
+            episode_returns=returns,
             steps=len(final.batches),
             tokens=final.tokens,
             picks=tuple(_group_counts(self.preparation, rows) for rows in final.batches),
@@ -246,10 +278,26 @@ class _Running:
     def _stream(self, purpose: str) -> int:
         return stream(self.policy.label, self.seed, purpose)
 
+    def _decision_log(self) -> DecisionLog | None:
+        """For a policy whose scores can be explained afterwards, by the columns of the run."""
+        if not isinstance(self.policy, ScorerSection) or self.environments.features is not None:
+            return None
+        names = [] if self.environments.prior is None else ["prior"]
+        if self.preparation.config.features.tier == "gradient":
+            names.append("gradient")
+        num_features = self.preparation.training.features.shape[1]
+        return DecisionLog(num_features=num_features, extra_names=tuple(names))
+
+    def _own_features(self) -> NDArray[np.float32] | None:
+        """[N, F] of a policy that another run has taught what to see."""
+        if not isinstance(self.policy, PpoConfig) or self.policy.from_run is None:
+            return None
+        return transferred_table(self.preparation, self.policy).values
+
     def _control(self) -> NDArray[np.float32] | None:
         """[T] mean reward of random picks at each step, where rewards are compared with it."""
         episodes = self.preparation.config.reward.control_episodes
-        if episodes == 0:
+        if episodes == 0 or not self.policy.learns:
             return None
         self.progress.start(self._stage("random picks to compare with"), episodes)
         control = self.environments.random_gains(
@@ -262,7 +310,7 @@ class _Running:
 
     def _check_unused_are_left(self, final: _Final) -> None:
         """A budget in tokens shows only while it is spent that the pool is too small for it."""
-        if isinstance(self.policy, PpoConfig | FullDataConfig | GradientAlignmentConfig):
+        if self.policy.most_uses != 1:
             return
         batch_size = self.preparation.config.environment.batch_size
         offered = self._num_offered()
@@ -278,10 +326,8 @@ class _Running:
         training = self.preparation.training
         final = num_learning_episodes(self.preparation.config)
         rows = training.offered(training.generation(episode=final, step=0))
-        if isinstance(self.policy, RandomConfig):
-            of_kinds = allowed(self.preparation, self.policy)
-            return len(rows) if of_kinds is None else int(of_kinds[rows].sum())
-        return len(rows)
+        of_kinds = allowed(self.preparation, self.policy)
+        return len(rows) if of_kinds is None else int(of_kinds[rows].sum())
 
 
 def _step_record(final: _Final, info: Mapping[str, Any]) -> dict[str, float | int]:

@@ -82,10 +82,16 @@ def content_hash(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:ID_LENGTH]
 
 
-def make_example(source: str, messages: Sequence[Message], *, task: str | None = None) -> Example:
+def make_example(
+    source: str,
+    messages: Sequence[Message],
+    *,
+    task: str | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Example:
     """An example whose id is the hash of its messages."""
     turns = tuple(messages)
-    return Example(content_hash([list(turn) for turn in turns]), source, turns, task)
+    return Example(content_hash([list(turn) for turn in turns]), source, turns, task, choices)
 
 
 def kind_of(recipe: Recipe) -> Kind:

@@ -1,4 +1,4 @@
-"""The command ``raise-mdit``: run experiments, check their files, look at pools, report, export.
+"""The command ``raise-mdit``: run, check, look at pools, report, explain, export.
 
 Exit codes: 0 done, 2 the user's mistake, 1 a fault of ours, 130 stopped by Ctrl-C.
 """
@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from raise_mdit import __version__
-from raise_mdit.errors import DataError, UserError
+from raise_mdit.errors import ConfigError, DataError, RunError, UserError
 from raise_mdit.experiment_file import load_experiment
 from raise_mdit.runs import cache_directory, new_run_directory
 
@@ -125,8 +127,11 @@ def check(file: ExperimentFile, set_: Overrides = []) -> None:  # noqa: B006
     """Check an experiment file without loading a model or data, in under a second.
 
     Reports every fault at once, each with its line, its key, what is allowed and the nearest name.
+    Reads a wording file of your own, makes candidate sources of your own, and imports policies of
+    your own and those of other runs, too.
     """
     config = load_experiment(file, set_)
+    _check_own_parts(config)
     arms = len(config.policies) * len(config.seeds)
     out.print(f"{escape(str(file))}: sound; {len(config.policies)} policies x "
               f"{len(config.seeds)} seeds = {arms} fine-tunings")  # fmt: skip
@@ -175,7 +180,7 @@ def pool(
 
     if show is None and (kind, seed) != (None, None):
         raise UserError("--kind and --seed say what --show shows; give --show N beside them")
-    wanted = None if kind is None else pool_inspection.check_kind(kind)
+    wanted = None if kind is None else pool_inspection.check_kind(kind, config)
     if out_ is not None:
         pool_inspection.check_text_file(out_)
     progress = progress_for(err)
@@ -209,6 +214,65 @@ def report(directory: RunDirectory) -> None:
 
 
 @app.command()
+def explain(
+    directory: RunDirectory,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Learned policy to explain. Default: the file's first that can be."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed. Default: the policy's first.")] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            metavar="T", help="Show picks of this step only, from 0 as in schedule.jsonl."
+        ),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Show the N picks whose scores stood highest above their windows' means.",
+        ),
+    ] = 10,
+) -> None:
+    """Tell why a learned policy picked what it picked, and write RUN_DIR/explanation.html.
+
+    Divides each pick's score above its window's mean among groups of features (`stage`,
+    `difficulty`, `semantic`, `kind`, `availability`, and a `gradient` or `prior` where the policy
+    sees one) by exact Shapley values: they sum to it, and a group without effect gets 0. Then shows
+    how attributions, and shares of picks by source, kind and cluster, move over training.
+
+    Reads policies that score candidates, such as `ppo`; needs no language model.
+
+    Example: `raise-mdit explain runs/quickstart/… --policy ppo --seed 1 --step 5`.
+    """
+    from raise_mdit import explanation
+    from raise_mdit.explanation_page import headline, write_page
+    from raise_mdit.explanation_tables import attributions_table, picks_table, shares_table
+    from raise_mdit.terminal import progress_for
+
+    progress = progress_for(err)
+    try:
+        explained = explanation.explain(
+            directory, progress=progress, policy=policy, seed=seed, step=step
+        )
+    finally:
+        progress.finish()
+    path = directory / "explanation.html"
+    write_page(path, explained, top=top)
+    out.print(f"{explained.result.policy} s{explained.result.seed}: {headline(explained)}",
+              markup=False, highlight=False)  # fmt: skip
+    tables = (picks_table(explained, top=top), attributions_table(explained))
+    for table in (*tables, shares_table(explained)):
+        out.print(table)
+        out.print()
+    for note in explained.notes:
+        out.print(note, markup=False, highlight=False)
+    out.print(f"page      {escape(str(path))}")
+
+
+@app.command()
 def export(
     directory: RunDirectory,
     policy: Annotated[
@@ -228,6 +292,37 @@ def export(
     written = export_schedule(directory, policy=policy, seed=seed, to=to)
     out.print(f"{written.num_rows} rows of {written.policy} s{written.seed} in "
               f"{escape(str(written.directory))}")  # fmt: skip
+
+
+def _check_own_parts(config: ExperimentConfig) -> None:
+    """Nothing, if what the file names of the user's own can be loaded.
+
+    Raises:
+        ConfigError: What a run would say of each part that cannot.
+    """
+    from raise_mdit.agents.custom_policy import load_policy_class
+    from raise_mdit.policy_config import CustomPolicyConfig, PpoConfig
+    from raise_mdit.sources.custom import load_source
+    from raise_mdit.sources.mosaic_wording import wording_of
+
+    mosaic = config.pools.mosaic
+    loads: list[Callable[[], object]] = [partial(load_source, each) for each in config.pools.custom]
+    own = (each for each in config.policies if isinstance(each, CustomPolicyConfig))
+    loads += [partial(load_policy_class, each) for each in own]
+    if any(isinstance(each, PpoConfig) and each.from_run for each in config.policies):
+        from raise_mdit.policy_source import with_own_priors  # numerics, for those who ask for it
+
+        loads.append(partial(with_own_priors, config))
+    if mosaic is not None and mosaic.wording is not None:
+        loads.insert(0, partial(wording_of, mosaic))
+    faults = []
+    for load in loads:
+        try:
+            load()
+        except (ConfigError, RunError) as fault:
+            faults.append(str(fault))
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def _print_pool(config: ExperimentConfig, built: BuiltPool, seconds: float) -> None:

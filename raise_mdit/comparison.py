@@ -10,13 +10,17 @@ from functools import reduce
 from statistics import fmean
 from typing import Any, Literal
 
+from raise_mdit.config import TaskMetric
 from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
 from raise_mdit.ledger import CHOOSING, MONITORING
 from raise_mdit.statistics import Interval, student_interval
 
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 """Raised when an older program could not read results any more."""
+
+COMPARED_BY_TARGETS = "mean over targets of the loss as a share of the base model's on that target"
+"""What policies are compared by where the test has several targets."""
 
 Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed"]
 
@@ -34,8 +38,12 @@ class ArmResult:
     """How the final fine-tuning ended."""
     test_loss: float
     """Mean loss per response token on the sealed test, in nats."""
-    test_exact_match: float | None
-    """Share of test items answered exactly, where the experiment asks for it."""
+    metric: TaskMetric | None
+    """What is measured of the test besides loss."""
+    test_metric: float | None
+    """Share of test items that are right by it, where the experiment asks for it."""
+    target_losses: dict[str, float]
+    """Mean loss per response token on the test items of each source, in nats."""
     reward_validation_losses: tuple[float, ...]
     """Loss on reward-validation before the first and after each step of the final fine-tuning."""
     episode_returns: tuple[float, ...]
@@ -61,10 +69,18 @@ class PolicySummary:
     num_seeds: int
     test_loss: Interval
     """Loss on the sealed test, in nats."""
-    exact_match: Interval | None
-    """Share of test items answered exactly, where every seed has it."""
+    metric: TaskMetric | None
+    """What is measured of the test besides loss."""
+    test_metric: Interval | None
+    """Share of test items that are right by it, where every seed has it."""
+    target_losses: dict[str, Interval]
+    """Loss on each target of the test, in nats."""
+    loss_ratio: Interval | None
+    """Mean over targets of loss over that of the `base` arm, which stands for several targets; None
+    where there is one target or no such arm."""
     difference_to_random: Interval | None
-    """Test loss of the policy minus that of random with the same seed; None without such pairs."""
+    """What the policy is compared by, minus that of random with the same seed; None without such
+    pairs."""
     steps: float
     """Mean optimizer steps of the final fine-tuning."""
     tokens: float
@@ -73,6 +89,11 @@ class PolicySummary:
     """Mean over seeds of what the arm cost, see :func:`total`."""
     verdict: Verdict
     """`better` or `worse` than random where the interval of the difference leaves out zero."""
+
+    @property
+    def compared(self) -> Interval | None:
+        """What policies are compared by: the ratio where there are several targets."""
+        return self.loss_ratio if len(self.target_losses) > 1 else self.test_loss
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:
@@ -109,17 +130,45 @@ def _mean(values: Sequence[float]) -> float:
 def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
     """Each policy over its seeds, in the order in which policies first appear.
 
-    The reference is the first policy of kind ``random``.
+    The reference is the first policy of kind ``random``. Policies are compared as
+    :func:`compared_losses` says.
     """
     by_policy: dict[str, list[ArmResult]] = {}
     for arm in arms:
         by_policy.setdefault(arm.policy, []).append(arm)
     reference = next((arm.policy for arm in arms if arm.kind == "random"), None)
-    losses = {arm.seed: arm.test_loss for arm in arms if arm.policy == reference}
+    compared = compared_losses(arms)
+    losses = {seed: loss for (policy, seed), loss in compared.items() if policy == reference}
     return tuple(
-        _summary(group, losses, is_reference=policy == reference)
+        _summary(group, compared, losses, is_reference=policy == reference)
         for policy, group in by_policy.items()
     )
+
+
+def compared_losses(arms: Sequence[ArmResult]) -> dict[tuple[str, int], float]:
+    """What arms are compared by, by policy and seed.
+
+    It is the loss on the test. Where the test has several targets, a loss over all tokens would be
+    that of the target with the longest responses: then it is the mean over targets of loss over
+    that of the arm ``base``, and nothing where there is none.
+    """
+    if not target_names(arms):
+        return {(arm.policy, arm.seed): arm.test_loss for arm in arms}
+    base = next((arm.target_losses for arm in arms if arm.kind == "base"), None)
+    if base is None:
+        return {}
+    return {
+        (arm.policy, arm.seed): fmean(
+            loss / base[target] for target, loss in arm.target_losses.items()
+        )
+        for arm in arms
+    }
+
+
+def target_names(results: Sequence[ArmResult] | Sequence[PolicySummary]) -> tuple[str, ...]:
+    """Targets of the test where it has several, and none where it has one."""
+    names = dict.fromkeys(name for result in results for name in result.target_losses)
+    return tuple(names) if len(names) > 1 else ()
 
 
 def reference_of(summaries: Sequence[PolicySummary]) -> str:
@@ -158,17 +207,28 @@ def arms_from_json(text: str) -> tuple[ArmResult, ...]:
 
 
 def _summary(
-    arms: Sequence[ArmResult], random_losses: Mapping[int, float], *, is_reference: bool
+    arms: Sequence[ArmResult],
+    compared: Mapping[tuple[str, int], float],
+    random_losses: Mapping[int, float],
+    *,
+    is_reference: bool,
 ) -> PolicySummary:
-    exact = [arm.test_exact_match for arm in arms if arm.test_exact_match is not None]
-    pairs = [arm.test_loss - random_losses[arm.seed] for arm in arms if arm.seed in random_losses]
+    right = [arm.test_metric for arm in arms if arm.test_metric is not None]
+    losses = {arm.seed: compared[arm.policy, arm.seed] for arm in arms} if compared else {}
+    pairs = [loss - random_losses[seed] for seed, loss in losses.items() if seed in random_losses]
     difference = student_interval(pairs) if pairs else None
     return PolicySummary(
         policy=arms[0].policy,
         kind=arms[0].kind,
         num_seeds=len(arms),
         test_loss=student_interval([arm.test_loss for arm in arms]),
-        exact_match=_share_interval(exact) if len(exact) == len(arms) else None,
+        metric=arms[0].metric,
+        test_metric=_share_interval(right) if len(right) == len(arms) else None,
+        target_losses={
+            target: student_interval([arm.target_losses[target] for arm in arms])
+            for target in arms[0].target_losses
+        },
+        loss_ratio=student_interval([*losses.values()]) if losses and target_names(arms) else None,
         difference_to_random=difference,
         steps=fmean(arm.steps for arm in arms),
         tokens=fmean(arm.tokens for arm in arms),
@@ -219,10 +279,11 @@ def _encode(value: object) -> object:
 
 
 def _arm(fields: Mapping[str, Any]) -> ArmResult:
-    exact = fields["test_exact_match"]
+    metric = fields["test_metric"]
     decoded = {
         "test_loss": float(fields["test_loss"]),
-        "test_exact_match": None if exact is None else float(exact),
+        "test_metric": None if metric is None else float(metric),
+        "target_losses": {name: float(loss) for name, loss in fields["target_losses"].items()},
         "reward_validation_losses": tuple(map(float, fields["reward_validation_losses"])),
         "episode_returns": tuple(map(float, fields["episode_returns"])),
         "picks": tuple(fields["picks"]),

@@ -7,20 +7,12 @@ YAML and turns each fault into a line and column.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-
-
-class Section(BaseModel):
-    """A frozen mapping whose unknown keys and loose types are faults."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
-    )
+from raise_mdit.config_section import Name, Options, Section, check_class_path
+from raise_mdit.policy_config import PolicyConfig
 
 
 class ModelConfig(Section):
@@ -73,9 +65,16 @@ class DatasetSource(Section):
     hub: HubConfig | None = None
     """Where to get it when `data.root` is null."""
     format: Literal[
-        "auto", "alpaca", "dolly", "messages", "prompt_completion", "question_answer"
+        "auto",
+        "alpaca",
+        "dolly",
+        "messages",
+        "multiple_choice",
+        "prompt_completion",
+        "question_answer",
     ] = "auto"
-    """Which columns make a conversation; `auto` tells by their names."""
+    """Which columns make a conversation; `auto` tells by their names. `multiple_choice` lists the
+    options with their letters in the prompt; the response is the right one's text."""
     task_column: str | None = None
     """Column that names the task of a row, such as `category`."""
 
@@ -136,6 +135,7 @@ class DataConfig(Section):
     """Remove pool rows that share their text or 13 words in a row with a held-out row."""
 
 
+TaskMetric = Literal["exact_match", "option_likelihood"]
 MosaicStrategy = Literal["primary", "format", "permute", "maskout", "permute_maskout", "turns"]
 SizeDistribution = Literal[
     "uniform", "fixed", "fill", "exponential", "pareto", "log_normal", "logistic"
@@ -208,17 +208,13 @@ class CustomSourceConfig(Section):
     """`package.module:Class` of a `raise_mdit.sources.custom.CandidateSource`."""
     name: Name
     """How reports call its candidates."""
-    options: dict[str, str | int | float | bool | None] = Field(default={})
+    options: Options = Field(default={})
     """Keyword arguments of the class."""
 
     @field_validator("kind")
     @classmethod
     def _names_a_class(cls, kind: str) -> str:
-        if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", kind):
-            return kind
-        module, _, name = kind.rpartition(".")
-        hint = f" Did you mean '{module}:{name}'?" if module and ":" not in kind else ""
-        raise ValueError(f"should be `package.module:Class`.{hint}")
+        return check_class_path(kind)
 
 
 class RenewEvery(Section):
@@ -260,8 +256,9 @@ class FeaturesConfig(Section):
     with that of reward-validation."""
     auxiliary_model: str | None = None
     """Model that reads the pool for tier `model`, named like `model.name`; null: the tuned one."""
-    semantic_size: int = Field(32, ge=1)
-    """Principal components of the model's own embedding of a candidate."""
+    semantic_size: int = Field(32, ge=0)
+    """Principal components of the model's own embedding of a candidate. With 0 a learned policy can
+    be used with another model (`from`), as components of two models have nothing in common."""
     clusters: int = Field(8, ge=1)
     """K-means clusters from which windows are drawn evenly."""
     sentence_encoder: str | None = None
@@ -343,6 +340,10 @@ class RewardConfig(Section):
     """Measure on that many reward-validation items, drawn once by strata; null takes all."""
     control_episodes: int = Field(0, ge=0)
     """Episodes of random picks, whose mean reward at each step is subtracted as control variate."""
+    balance: Literal["tokens", "targets"] = "tokens"
+    """What counts alike: all response tokens of reward-validation, or its targets, which are its
+    sources. With `targets` the reward is the fall of the mean over targets of loss as a share of
+    the target's loss before training; rankings and gradients see all items as before."""
 
 
 class BudgetConfig(Section):
@@ -377,105 +378,13 @@ class EnvironmentConfig(Section):
         return self
 
 
-class PolicySection(Section):
-    """What every policy has."""
-
-    name: Name | None = None
-    """How reports call it; its kind by default."""
-
-    @property
-    def label(self) -> str:
-        """The name, or the kind where there is none."""
-        return self.name or str(self.kind)  # type: ignore[attr-defined]  # every policy has one
-
-
-class BaseConfig(PolicySection):
-    """No training at all: the model as it is."""
-
-    kind: Literal["base"]
-
-
-class RandomConfig(PolicySection):
-    """Uniform draws from the whole pool, each candidate at most once an episode."""
-
-    kind: Literal["random"]
-    kinds: tuple[Literal["original", "mosaic", "mdit", "custom"], ...] | None = Field(
-        None, min_length=1
-    )
-    """Kinds of candidates to pick from; null picks from all."""
-
-
-class FullDataConfig(PolicySection):
-    """Every original example once, in random order: the reference without a budget."""
-
-    kind: Literal["full"]
-
-
-class LongestConfig(PolicySection):
-    """Candidates with the most response tokens, in that order (arXiv 2402.04833)."""
-
-    kind: Literal["longest"]
-
-
-class NearestToTargetConfig(PolicySection):
-    """RDS+: nearest to reward-validation by the model's own embedding (arXiv 2503.01807)."""
-
-    kind: Literal["nearest_to_target"]
-
-
-class GradientAlignmentConfig(PolicySection):
-    """Of each window, the candidates whose gradient agrees most with the validation's, greedily."""
-
-    kind: Literal["gradient_alignment"]
-
-
-class PpoConfig(PolicySection):
-    """PPO over sets of candidates: a shared scorer with the Plackett-Luce likelihood."""
-
-    kind: Literal["ppo"]
-    episodes: int = Field(48, ge=1)
-    """Fine-tunings that the policy learns from."""
-    episodes_per_update: int = Field(4, ge=1)
-    """Fine-tunings between two updates of the policy."""
-    parallel_episodes: int = Field(1, ge=1)
-    """Fine-tunings that step together, their trained parameters stacked; pays on a GPU."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """Of the policy's Adam."""
-    epochs: int = Field(16, ge=1)
-    """Passes over the collected steps in one update."""
-    minibatches: int = Field(1, ge=1)
-    """Parts that a pass is cut into."""
-    clip_range: float = Field(0.2, gt=0)
-    """Epsilon of the clipped objective."""
-    gamma: float = Field(0.99, gt=0, le=1)
-    """Discount."""
-    gae_lambda: float = Field(0.5, ge=0, le=1)
-    """Lambda of generalised advantage estimation; every step has its reward, so it can be small."""
-    entropy_coefficient: float = Field(0.0, ge=0)
-    """Weight of the entropy bonus."""
-    target_kl: float | None = Field(0.3, gt=0)
-    """An update stops early beyond this divergence; null never stops it."""
-    hidden_size: int = Field(64, ge=1)
-    """Width of the scorer."""
-
-
-PolicyConfig = Annotated[
-    BaseConfig
-    | RandomConfig
-    | FullDataConfig
-    | LongestConfig
-    | NearestToTargetConfig
-    | GradientAlignmentConfig
-    | PpoConfig,
-    Field(discriminator="kind"),
-]
-
-
 class EvaluationConfig(Section):
     """What is measured besides loss."""
 
-    task_metric: Literal["exact_match"] | None = None
-    """`exact_match`: greedy decoding gives the reference response to the last token."""
+    task_metric: TaskMetric | None = None
+    """`exact_match`: greedy decoding gives the reference response to the last token;
+    `option_likelihood`: of the options of a `multiple_choice` question, the right one has the
+    lowest mean loss per token."""
 
 
 class WandbConfig(Section):

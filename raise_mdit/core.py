@@ -39,13 +39,16 @@ class Example:
     """One row of instruction data as it was read."""
 
     id: str
-    """Hash of the messages: the same text has the same id in every source."""
+    """Hash of the messages: the same text has the same id in every source. The prompt of a
+    multiple-choice question lists its options, so that they are hashed with it."""
     source: str
     """Name of the source it was read from."""
     messages: tuple[Message, ...]
     """The conversation; the last turn is the assistant's."""
     task: str | None = None
     """Family or category, where the source knows it."""
+    choices: tuple[str, ...] | None = None
+    """Texts of all options in order, the response among them, of a multiple-choice question."""
 
     @property
     def prompt(self) -> str:
@@ -223,6 +226,19 @@ class SelectionPolicy(Protocol):
 
         Returns:
             The action, [k] distinct slots of the window, and the next recurrent state.
+        """
+        ...
+
+
+class OnlinePolicy(SelectionPolicy, Protocol):
+    """A selection policy that learns from each step's improvement as it goes on."""
+
+    def learn(self, rows: NDArray[np.int64], gain: float) -> None:
+        """Take in what the last action gave.
+
+        Args:
+            rows: [k] pool rows that were trained on.
+            gain: Improvement on reward-validation, as a share of the loss before training.
         """
         ...
 

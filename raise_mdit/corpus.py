@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from raise_mdit.config import DataConfig, PlaygroundSource, SourceConfig
 from raise_mdit.core import EncodedRow, Example
-from raise_mdit.encoding import ChatEncoder, TextRow, plain_row
+from raise_mdit.encoding import ChatEncoder, SpecialTokens, TextRow, plain_row
 from raise_mdit.errors import DataError
 from raise_mdit.sources import playground
-from raise_mdit.sources.records import BadRow, read_source
+from raise_mdit.sources.records import NUM_BAD_ROWS_SHOWN, BadRow, read_source
 from raise_mdit.splits import SPLITS, SplitName, SplitReport, allot
 from raise_mdit.token_cache import encode_examples
+
+LONGEST_OPENING = 60
+"""Characters of a prompt that a message or a list repeats, so that a person finds the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,19 @@ class EncodedExample:
         return plain_row(self.example.id, self.text)
 
 
+class SpecialRow(NamedTuple):
+    """An example that was left out, as its text holds what the tokenizer reads as a token."""
+
+    split: SplitName
+    source: str
+    id: str
+    """Of the example."""
+    token: str
+    """The first special token that it holds."""
+    opening: str
+    """How its prompt begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """What may be trained on, and what is measured on."""
@@ -37,6 +54,8 @@ class Corpus:
     report: SplitReport
     bad_rows: tuple[BadRow, ...]
     """Rows that could not be read, where the experiment skips them."""
+    special_rows: tuple[SpecialRow, ...]
+    """Examples of all splits that hold a special token of the tokenizer."""
     num_duplicates: int
     """Rows left out since their source has the same text twice."""
     num_dropped: int
@@ -61,6 +80,8 @@ class Corpus:
         return [
             f"Splits: {counts} examples.",
             f"Overlap removed: {', '.join(removed) or 'none found'}.",
+            *_special_notes(self.special_rows),
+            *_bad_row_notes(self.bad_rows),
             f"Duplicates within a source: {self.num_duplicates}, across the sources of a split: "
             f"{sum(self.report.num_repeats.values())}. Rows that could not be read: "
             f"{len(self.bad_rows)}. Too long: {self.num_dropped} dropped, {self.num_truncated} "
@@ -70,6 +91,9 @@ class Corpus:
 
 def read_corpus(data: DataConfig, encoder: ChatEncoder, *, max_length: int, cache: Path) -> Corpus:
     """Everything that the data section asks for.
+
+    An example whose text holds a special token, such as `<|im_end|>`, is left out of its split:
+    tokenised, it would end a turn or begin another.
 
     Args:
         data: What to read, and what for.
@@ -89,14 +113,17 @@ def read_corpus(data: DataConfig, encoder: ChatEncoder, *, max_length: int, cach
         bad_rows += bad
         num_duplicates += duplicates
     splits = allot(examples, data)
-    fitted = {
-        split: _fit(_encoded(getattr(splits, split), encoder, cache), split, data, max_length)
-        for split in SPLITS
-    }
+    special_rows: list[SpecialRow] = []
+    fitted = {}
+    for split in SPLITS:
+        clean, special = _without_special(getattr(splits, split), split, encoder.special_tokens)
+        special_rows += special
+        fitted[split] = _fit(_encoded(clean, encoder, cache), split, data, max_length)
     return Corpus(
         splits={split: fit.kept for split, fit in fitted.items()},
         report=splits.report,
         bad_rows=tuple(bad_rows),
+        special_rows=tuple(special_rows),
         num_duplicates=num_duplicates,
         num_dropped=sum(fit.num_dropped for fit in fitted.values()),
         num_truncated=sum(fit.num_truncated for fit in fitted.values()),
@@ -118,6 +145,58 @@ def _read(
         return rows, (), 0
     read = read_source(source, root=data.root, on_bad_row=data.on_bad_row)
     return read.examples, read.bad_rows, read.num_duplicates
+
+
+def _without_special(
+    examples: Sequence[Example], split: SplitName, special: SpecialTokens
+) -> tuple[list[Example], list[SpecialRow]]:
+    """Examples that are text throughout, and those that are not."""
+    kept: list[Example] = []
+    left_out: list[SpecialRow] = []
+    for example in examples:
+        found = (special.found_in(turn.content) for turn in example.messages)
+        token = next(filter(None, found), None)
+        if token is None:
+            kept.append(example)
+        else:
+            opening = _opening(example)
+            left_out.append(SpecialRow(split, example.source, example.id, token, opening))
+    if left_out and not kept:
+        raise DataError(
+            f"data.{split}: every example holds text that the tokenizer reads as a special token, "
+            f"such as {left_out[0].token!r}; take such texts out of the rows, or give other rows"
+        )
+    return kept, left_out
+
+
+def _opening(example: Example) -> str:
+    return example.prompt[:LONGEST_OPENING].replace("\n", " ")
+
+
+def _special_notes(rows: Sequence[SpecialRow]) -> list[str]:
+    notes = []
+    for split in SPLITS:
+        tokens = [row.token for row in rows if row.split == split]
+        if not tokens:
+            continue
+        subject = "1 example" if len(tokens) == 1 else f"{len(tokens):,} examples"
+        holds, are = ("holds", "is") if len(tokens) == 1 else ("hold", "are")
+        listed = ", ".join(map(repr, sorted(set(tokens))))
+        notes.append(
+            f"{subject} of the {split.replace('_', '-')} {holds} text that the tokenizer reads as "
+            f"special tokens ({listed}) and {are} left out."
+        )
+    return notes
+
+
+def _bad_row_notes(rows: Sequence[BadRow]) -> list[str]:
+    if not rows:
+        return []
+    listed = "; ".join(f"{row.where}: {row.reason}" for row in rows[:NUM_BAD_ROWS_SHOWN])
+    num_hidden = len(rows) - NUM_BAD_ROWS_SHOWN
+    if num_hidden > 0:
+        listed += f"; and {num_hidden:,} more, all in the preparation.json of a run"
+    return [f"Not read: {listed}."]
 
 
 def _encoded(
@@ -147,10 +226,9 @@ def _fit(
 
 def _too_long(split: SplitName, long: Sequence[EncodedExample], total: int, max_length: int) -> str:
     longest = max(long, key=lambda each: len(each.text.ids))
-    opening = longest.example.prompt[:60].replace("\n", " ")
     return (
         f"data.{split}: {len(long)} of {total} examples are longer than model.max_length "
         f"{max_length}; the longest has {len(longest.text.ids)} tokens (source "
-        f"{longest.example.source!r}: {opening!r}...). Raise model.max_length, or set "
-        "data.on_long_row to drop or truncate"
+        f"{longest.example.source!r}: {_opening(longest.example)!r}...). Raise model.max_length, "
+        "or set data.on_long_row to drop or truncate"
     )

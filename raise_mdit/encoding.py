@@ -10,7 +10,10 @@ Shapes: ``T`` tokens of a row, ``S`` scored positions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import jinja2
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raise_mdit.core import EncodedRow, Message
-from raise_mdit.errors import ModelError
+from raise_mdit.errors import ConfigError, ModelError
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -43,6 +46,16 @@ class Tokenizer(Protocol):
         """Text of the end-of-sequence token."""
         ...
 
+    @property
+    def all_special_tokens(self) -> Sequence[str]:
+        """Texts of the tokens that have a part of their own, such as the end of a sequence."""
+        ...
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """Tokens that are cut out of a text before it is split, by id: `content` and `special`."""
+        ...
+
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
         """The conversation as text."""
         ...
@@ -50,6 +63,38 @@ class Tokenizer(Protocol):
     def __call__(self, text: list[str], **options: Any) -> Any:
         """Token ids of several texts."""
         ...
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Texts that a tokenizer reads as special tokens wherever they stand.
+
+    Whoever writes one in a prompt or a response ends a turn or begins another, so no text that is
+    learned or conditions may hold any.
+    """
+
+    texts: tuple[str, ...] = ()
+    """None where there is no tokenizer to ask."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> SpecialTokens:
+        """Those of a tokenizer."""
+        added = (each.content for each in tokenizer.added_tokens_decoder.values() if each.special)
+        return cls(tuple(sorted({*tokenizer.all_special_tokens, *added})))
+
+    def found_in(self, text: str) -> str | None:
+        """The first that a text holds, or None."""
+        match = self._pattern.search(text)
+        return match and match[0]
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self.texts, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) is nowhere
+
+
+NOTHING_SPECIAL = SpecialTokens()
+"""Where no tokenizer is at hand, or nothing is composed."""
 
 
 class TextRow(NamedTuple):
@@ -79,9 +124,19 @@ class TextPart(NamedTuple):
 
 
 class ChatEncoder:
-    """Turns conversations into token ids by a tokenizer's chat template."""
+    """Turns conversations into token ids by a tokenizer's chat template.
+
+    Raises:
+        ConfigError: The system prompt holds a special token.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, system_prompt: str | None = None) -> None:
+        self._special = SpecialTokens.of(tokenizer)
+        if token := self._special.found_in(system_prompt or ""):
+            raise ConfigError(
+                f"model.system_prompt: holds {token!r}, which the tokenizer reads as a special "
+                "token; write the prompt alone, as the chat template adds what stands round it"
+            )
         self._tokenizer = tokenizer
         self._template = tokenizer.chat_template or PLAIN_TEMPLATE
         self._system = [] if system_prompt is None else [Message("system", system_prompt)]
@@ -90,6 +145,11 @@ class ChatEncoder:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; whoever counts with it must leave its settings alone."""
         return self._tokenizer
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """What no text of a conversation should hold; :meth:`encode` does not look for it."""
+        return self._special
 
     @property
     def template(self) -> str:

@@ -6,14 +6,17 @@ The run directory holds, when all is done::
     versions.json           what it ran on
     preparation.json        what was read, left out and made
     pool.parquet            every candidate by its recipe
+    features.safetensors    what policies see of every candidate
+    basis.safetensors       axes of their semantic columns, for use on another pool
     examples.jsonl          the texts that recipes refer to
     mosaic_wording.yaml     what mosaics can say, where it is the user's own
     metrics.jsonl           every step and episode
-    arms/<policy>-s<seed>/  result, schedule, and weights of a learned policy
+    arms/<policy>-s<seed>/  result, schedule, and weights and decisions of a learned policy
     ledger.json             costs by policy, seed and purpose
     schedule.jsonl          every policy's schedule, with schedule.manifest.json
     results.json            arms and summaries
     report.html             for people
+    explanation.html        what picks of a learned policy were owed to, where it was asked for
 
 An arm is written when it finishes, so that a run that was stopped can be resumed and what it
 finished is usable.
@@ -39,11 +42,15 @@ from raise_mdit.comparison import (
     to_json,
     total,
 )
-from raise_mdit.config import ExperimentConfig, PolicyConfig
+from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
+from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, write_basis, write_features
 from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import load_resolved, resolved_yaml
 from raise_mdit.export import WORDING_FILE
+from raise_mdit.policy_config import PolicyConfig
+from raise_mdit.policy_source import embeddings_in_words
+from raise_mdit.policy_transfer import check_transfers
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Progress
 from raise_mdit.recording import Recorder
@@ -101,6 +108,7 @@ def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcom
     try:
         if len(finished) < _num_arms(config):
             preparation = prepare(config, cache=cache_directory(), progress=progress)
+            preparation = check_transfers(preparation, progress=progress)
             _write_preparation(directory, preparation)
             _run_arms(preparation, directory, finished, progress)
     finally:
@@ -235,6 +243,10 @@ def _tracked(config: ExperimentConfig, policy: PolicyConfig, seed: int) -> Track
 def _write_preparation(directory: Path, preparation: Preparation) -> None:
     corpus = preparation.corpus
     preparation.pool.write(directory / "pool.parquet")
+    write_features(directory / FEATURES_FILE, preparation.table)
+    if preparation.table.basis is not None:
+        embeddings = embeddings_in_words(preparation.config.features, preparation.pretrained.digest)
+        write_basis(directory / BASIS_FILE, preparation.table.basis, embeddings=embeddings)
     mosaic = preparation.config.pools.mosaic
     if mosaic is not None and mosaic.wording is not None:
         write_text(directory / WORDING_FILE, Path(mosaic.wording).read_text("utf-8"))
@@ -253,6 +265,7 @@ def _write_preparation(directory: Path, preparation: Preparation) -> None:
             "num_candidates": len(preparation.pool),
             "full_training": preparation.full_training._asdict(),
             "bad_rows": [row._asdict() for row in corpus.bad_rows],
+            "special_rows": [row._asdict() for row in corpus.special_rows],
             "removed_for_overlap": [removal._asdict() for removal in corpus.report.removals],
         },
     )

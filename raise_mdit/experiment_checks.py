@@ -15,17 +15,17 @@ from raise_mdit.config import (
     DatasetSource,
     ExperimentConfig,
     ShareConfig,
+    SourceConfig,
 )
 from raise_mdit.errors import nearest
 from raise_mdit.learning_checks import learning_faults
+from raise_mdit.policy_config import ScorerSection
 from raise_mdit.synthesis_checks import synthesis_faults
 from raise_mdit.yaml_document import Fault, Location
 
 BUNDLED_MODEL = "smollm2-135m"
 """The model that is installed with the project."""
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
-NEVER_REPEATING = ("random", "longest", "nearest_to_target")
-"""Kinds of policies that pick a candidate at most once an episode."""
 
 
 def consistency_faults(config: ExperimentConfig) -> list[Fault]:
@@ -34,6 +34,7 @@ def consistency_faults(config: ExperimentConfig) -> list[Fault]:
         _names,
         _seeds,
         _shares,
+        _metric,
         _policies,
         _pool,
         _lengths,
@@ -112,6 +113,24 @@ def _all_shares(config: ExperimentConfig) -> Iterator[tuple[Location, ShareConfi
             yield ("data", part, index), share
 
 
+def _metric(config: ExperimentConfig) -> Iterator[Fault]:
+    """Options are scored of questions that have some; `auto` is known when the file is read."""
+    if config.evaluation.task_metric != "option_likelihood":
+        return
+    sources = {source.name: source for source in config.data.sources}
+    for index, share in enumerate(config.data.test):
+        source = sources.get(share.source)
+        if source is None or _may_have_options(source):
+            continue
+        where = ("data", "test", index, "source")
+        message = f"source {share.source!r} has no options, which evaluation.task_metric needs"
+        yield Fault(where, f"{message}: test on sources of `format: multiple_choice`")
+
+
+def _may_have_options(source: SourceConfig) -> bool:
+    return isinstance(source, DatasetSource) and source.format in ("auto", "multiple_choice")
+
+
 def _policies(config: ExperimentConfig) -> Iterator[Fault]:
     kinds = {policy.kind for policy in config.policies}
     reasons = {
@@ -133,6 +152,7 @@ def _pool(config: ExperimentConfig) -> Iterator[Fault]:
 def pool_faults(config: ExperimentConfig, most: int) -> Iterator[Fault]:
     """What a pool of at most so many candidates is too small for."""
     environment = config.environment
+    yield from _own_windows(config, most)
     if environment.window == "pool":
         if environment.batch_size > most:
             message = f"a batch of {environment.batch_size} needs a pool of that many"
@@ -145,14 +165,29 @@ def pool_faults(config: ExperimentConfig, most: int) -> Iterator[Fault]:
     yield from _budget(config, most)
 
 
+def _own_windows(config: ExperimentConfig, most: int) -> Iterator[Fault]:
+    batch_size = config.environment.batch_size
+    for index, policy in enumerate(config.policies):
+        window = policy.window if isinstance(policy, ScorerSection) else None
+        if isinstance(window, int) and not batch_size <= window <= most:
+            message = (
+                f"should be at least environment.batch_size {batch_size} and at most the pool, "
+                f"{most}, got {window}; or write `pool`"
+            )
+            yield Fault(("policies", index, "window"), message)
+
+
 def _budget(config: ExperimentConfig, most: int) -> Iterator[Fault]:
-    kinds = sorted({p.kind for p in config.policies if p.kind in NEVER_REPEATING})
     steps, batch = config.environment.budget.steps, config.environment.batch_size
-    if steps is None or not kinds or steps * batch <= most:
+    if steps is None:
+        return
+    limited = [(p.label, p.most_uses) for p in config.policies if p.most_uses is not None]
+    short = [label for label, uses in limited if steps * batch > most * uses]
+    if not short:
         return
     message = (
         f"budget larger than the pool without repetition: {steps} steps of {batch} are "
-        f"{steps * batch} candidates, the pool has at most {most}, and {', '.join(kinds)} "
+        f"{steps * batch} candidates, the pool has at most {most}, and {', '.join(sorted(short))} "
         f"never repeats one; {_smaller_budget(most, batch)}ask for more rows in `data.pool`"
     )
     yield Fault(("environment", "budget", "steps"), message)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raise_mdit import __version__
 from raise_mdit.candidates import Mdit, Recipe, make_example
-from raise_mdit.comparison import ArmResult, arms_from_json
+from raise_mdit.comparison import ArmResult, arms_from_json, compared_losses
 from raise_mdit.conversations import conversation_of
 from raise_mdit.core import Example, Message
 from raise_mdit.errors import RunError, nearest
@@ -23,6 +24,9 @@ EXPORT_VERSION = 1
 
 WORDING_FILE = "mosaic_wording.yaml"
 """In a run directory: what mosaics could say, where that is not the project's own wording."""
+
+_FILE_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}")
+"""The end of a file's name; that of a folder such as `export-1.2` is none."""
 
 README = """\
 # A training schedule
@@ -73,12 +77,14 @@ def export_schedule(
         to: Where to; None is ``directory/export``.
 
     Raises:
-        RunError: There is no such run, policy or seed, or its files were altered.
+        RunError: There is no such run, policy or seed, its files were altered, or ``to`` is or is
+            named like a file.
     """
+    target = to or directory / "export"
+    _check_folder(target)
     arm = _chosen_arm(directory, policy, seed)
     picks = read_schedule(directory / "arms" / f"{arm.policy}-s{arm.seed}")
     manifest = read_json(directory / "schedule.manifest.json")
-    target = to or directory / "export"
     target.mkdir(parents=True, exist_ok=True)
     rows = _Rows(directory).of(picks)
     _write_lines(target / "sft.jsonl", [row.sft for row in rows])
@@ -103,16 +109,36 @@ def export_schedule(
     return Exported(target, arm.policy, arm.seed, len(picks))
 
 
+def _check_folder(target: Path) -> None:
+    if target.is_dir():
+        return
+    if target.exists():
+        raise RunError(f"--to: {str(target)!r} is a file; an export is a folder, so name one")
+    if _FILE_SUFFIX.fullmatch(target.suffix):
+        raise RunError(
+            f"--to: {str(target)!r} ends like a file, but an export is a folder of sft.jsonl (chat "
+            "data, the one format), schedule.jsonl, manifest.json and README.md; name a folder, "
+            f"such as {str(target.with_suffix(''))!r}"
+        )
+
+
 def _chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResult:
     results = directory / "results.json"
     if not results.is_file():
         raise RunError(f"{directory}: not a finished run (no results.json)")
-    arms = [arm for arm in arms_from_json(results.read_text("utf-8")) if arm.steps > 0]
+    finished = arms_from_json(results.read_text("utf-8"))
+    arms = [arm for arm in finished if arm.steps > 0]
     if not arms:
         raise RunError(f"{directory}: no policy of this run trained on anything")
     if policy is None:
         learned = [arm for arm in arms if arm.episode_returns]
-        policy = min(learned or arms, key=lambda arm: arm.test_loss).policy
+        losses = compared_losses(finished)
+        if not losses:
+            raise RunError(
+                f"{directory}: base has not finished, against which several targets are compared; "
+                "name one with --policy"
+            )
+        policy = min(learned or arms, key=lambda arm: losses[arm.policy, arm.seed]).policy
     of_policy = {arm.seed: arm for arm in arms if arm.policy == policy}
     if not of_policy:
         labels = sorted({arm.policy for arm in arms})

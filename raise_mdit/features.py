@@ -12,7 +12,7 @@ Shapes: ``N`` candidates, ``M`` examples, ``H`` hidden size, ``C`` columns, ``F`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,10 @@ from raise_mdit.pool import Pool
 LENGTHS = ("prompt_tokens", "response_tokens")
 """RAISE's len(x) and len(y), as logarithms of one more."""
 
+SEMANTIC = "semantic_"
+"""Begins the name of each principal component of the embeddings."""
+KIND_COLUMNS = tuple(f"is_{kind}" for kind in KINDS)
+
 CLIP = 5.0
 """Standardised features are cut off here, so that an outlier cannot saturate the scorer."""
 
@@ -39,6 +43,10 @@ FITTED_ROWS = 20_000
 """Candidates whose embeddings stand in memory at once. In a larger pool that many, drawn by the
 seed, fit the principal components, and strata are clusters of components: a million embeddings of
 576 numbers would take 2.3 GB."""
+
+CLUSTERED_COMPONENTS = 32
+"""RAISE's semantic size: of a pool so large, strata are clusters of as many where policies see no
+component at all."""
 
 
 class ExampleFeatures(NamedTuple):
@@ -54,6 +62,15 @@ class ExampleFeatures(NamedTuple):
     """Of all of it."""
 
 
+class Basis(NamedTuple):
+    """The principal axes that semantic columns are measured along, before standardisation."""
+
+    components: NDArray[np.float32]
+    """[S, H] orthonormal."""
+    mean: NDArray[np.float32]
+    """[H] of the candidates that they were fitted to."""
+
+
 class FeatureTable(NamedTuple):
     """The unchanging features of a pool, one row a candidate."""
 
@@ -63,6 +80,8 @@ class FeatureTable(NamedTuple):
     """[N, F], standardised over the pool but for the kinds, which are 0 or 1."""
     strata: NDArray[np.int64]
     """[N] stratum (kind and cluster) of each candidate; windows are drawn evenly from them."""
+    basis: Basis | None = None
+    """Of the semantic columns; None without any, and where a table was read from its file."""
 
 
 def candidate_embeddings(
@@ -76,6 +95,19 @@ def candidate_embeddings(
         rows: Row of each example by its id.
     """
     return _mixed(_shares(pool, rows, len(embeddings)), embeddings)
+
+
+def candidate_means(
+    pool: Pool, columns: NDArray[np.float64], rows: Mapping[str, int]
+) -> NDArray[np.float64]:
+    """[N] or [N, C] means over the parents of each candidate, by share.
+
+    Args:
+        pool: The candidates.
+        columns: [M] or [M, C] of the examples.
+        rows: Row of each example by its id.
+    """
+    return np.asarray(_shares(pool, rows, len(columns)) @ columns, np.float64)
 
 
 def unit_rows(points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -103,7 +135,8 @@ def build_features(
         pool: The candidates.
         examples: What is known of the examples that they are made from.
         rows: Row of each example in ``examples`` by its id.
-        semantic_size: Principal components kept; fewer where the pool has fewer dimensions.
+        semantic_size: Principal components kept; fewer where the pool has fewer dimensions, none
+            with 0.
         num_clusters: K-means clusters of embeddings within which windows are drawn.
         seed: Of K-means and the principal components.
     """
@@ -112,18 +145,49 @@ def build_features(
     )
     shares = _shares(pool, rows, len(examples.columns))
     columns = shares @ examples.columns
-    semantic, points = _semantics(shares, examples.embeddings, semantic_size, seed)
+    semantic, points, basis = _semantics(shares, examples.embeddings, semantic_size, seed)
     kinds = np.eye(len(KINDS), dtype=np.float32)[pool.kinds]
-    names = (
-        *LENGTHS,
-        *examples.names,
-        *(f"semantic_{i}" for i in range(semantic.shape[1])),
-        *(f"is_{kind}" for kind in KINDS),
-    )
+    names = (*LENGTHS, *examples.names, *_semantic_names(semantic), *KIND_COLUMNS)
     values = np.column_stack([*map(standardised, (lengths, columns, semantic)), kinds])
     labels = pool.kinds * num_clusters + cluster(points, num_clusters, seed)
     strata = np.asarray(np.unique(labels, return_inverse=True)[1], np.int64)
-    return FeatureTable(names, values.astype(np.float32), strata)
+    return FeatureTable(names, values.astype(np.float32), strata, basis)
+
+
+def in_basis(
+    table: FeatureTable,
+    basis: Basis | None,
+    pool: Pool,
+    embeddings: NDArray[np.float32],
+    rows: Mapping[str, int],
+) -> FeatureTable:
+    """The same features with semantic columns along other axes, standardised over this pool.
+
+    Args:
+        table: Of the pool, as :func:`build_features` gives it.
+        basis: The axes, made from embeddings of the same model; None leaves semantic columns out.
+        pool: The candidates.
+        embeddings: [M, H] of the examples that they are made from.
+        rows: Row of each example in ``embeddings`` by its id.
+    """
+    semantic = np.zeros((len(pool), 0))
+    if basis is not None:
+        shares = _shares(pool, rows, len(embeddings))
+        blocks = (
+            (block - basis.mean) @ basis.components.T for block in _blocks(shares, embeddings)
+        )
+        semantic = standardised(np.concatenate(list(blocks)).astype(np.float64))
+    kept = [not name.startswith(SEMANTIC) for name in table.names]
+    known = [name for name, keep in zip(table.names, kept, strict=True) if keep]
+    before, kinds = known[: -len(KINDS)], known[-len(KINDS) :]
+    values = table.values[:, kept]
+    parts = (values[:, : len(before)], semantic, values[:, len(before) :])
+    return FeatureTable(
+        (*before, *_semantic_names(semantic), *kinds),
+        np.column_stack(parts).astype(np.float32),
+        table.strata,
+        basis,
+    )
 
 
 def standardised(columns: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -133,29 +197,6 @@ def standardised(columns: NDArray[np.floating]) -> NDArray[np.float64]:
     varies = deviation > SMALLEST_DEVIATION
     scaled = np.divide(centred, deviation, out=np.zeros_like(centred), where=varies)
     return np.asarray(np.clip(scaled, -CLIP, CLIP), np.float64)
-
-
-def nearest_first(
-    candidates: NDArray[np.float32], targets: NDArray[np.float32]
-) -> NDArray[np.int64]:
-    """[N] rank of each candidate, 0 for the first pick of RDS+ (arXiv 2503.01807).
-
-    The targets take turns; at its turn a target takes the nearest candidate that is left, by cosine
-    similarity, ties by row.
-
-    Args:
-        candidates: [N, H] unit embeddings.
-        targets: [Q, H] unit embeddings of the target data.
-    """
-    orders = np.argsort(-(targets @ candidates.T), axis=1, kind="stable")
-    ranks = np.full(len(candidates), -1, np.int64)
-    positions = np.zeros(len(targets), np.int64)
-    for rank in range(len(candidates)):
-        target = rank % len(targets)
-        while ranks[orders[target, positions[target]]] >= 0:
-            positions[target] += 1
-        ranks[orders[target, positions[target]]] = rank
-    return ranks
 
 
 def _shares(pool: Pool, rows: Mapping[str, int], num_examples: int) -> csr_array:
@@ -170,19 +211,47 @@ def _mixed(shares: csr_array, embeddings: NDArray[np.float32]) -> NDArray[np.flo
     return unit_rows(shares.astype(np.float32) @ embeddings)
 
 
+def _semantic_names(semantic: NDArray[np.float64]) -> tuple[str, ...]:
+    return tuple(f"{SEMANTIC}{i}" for i in range(semantic.shape[1]))
+
+
+class _Semantics(NamedTuple):
+    columns: NDArray[np.float64]
+    """[N, S] principal components."""
+    points: NDArray[np.float32]
+    """[N, ...] what strata are clusters of."""
+    basis: Basis | None
+
+
 def _semantics(
     shares: csr_array, embeddings: NDArray[np.float32], size: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """[N, size] principal components, and [N, ...] what strata are clusters of."""
+) -> _Semantics:
+    """Where candidates lie along the principal axes of their embeddings."""
     num_candidates = shares.shape[0]
-    size = min(size, num_candidates, embeddings.shape[1])
-    pca = PCA(size, svd_solver="full", random_state=seed)
-    if num_candidates <= FITTED_ROWS:
+    is_large = num_candidates > FITTED_ROWS
+    fitted = size or (CLUSTERED_COMPONENTS if is_large else 0)
+    fitted = min(fitted, num_candidates, embeddings.shape[1])
+    pca = PCA(fitted, svd_solver="full", random_state=seed)
+    if not is_large:
         mixed = _mixed(shares, embeddings)
-        return np.asarray(pca.fit_transform(mixed), np.float64), mixed
+        if size == 0:
+            return _Semantics(np.zeros((num_candidates, 0)), mixed, None)
+        columns = np.asarray(pca.fit_transform(mixed), np.float64)
+        return _Semantics(columns, mixed, _basis(pca))
     sample = np.random.default_rng(seed).choice(num_candidates, FITTED_ROWS, replace=False)
     pca.fit(_mixed(shares[np.sort(sample)], embeddings))
-    starts = range(0, num_candidates, FITTED_ROWS)
-    blocks = (_mixed(shares[start : start + FITTED_ROWS], embeddings) for start in starts)
-    components = np.concatenate([pca.transform(block) for block in blocks])
-    return np.asarray(components, np.float64), np.asarray(components, np.float32)
+    components = np.concatenate([pca.transform(block) for block in _blocks(shares, embeddings)])
+    points = np.asarray(components, np.float32)
+    if size == 0:
+        return _Semantics(np.zeros((num_candidates, 0)), points, None)
+    return _Semantics(np.asarray(components, np.float64), points, _basis(pca))
+
+
+def _basis(pca: PCA) -> Basis:
+    return Basis(np.asarray(pca.components_, np.float32), np.asarray(pca.mean_, np.float32))
+
+
+def _blocks(shares: csr_array, embeddings: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Embeddings of candidates, as many at once as fit."""
+    for start in range(0, shares.shape[0], FITTED_ROWS):
+        yield _mixed(shares[start : start + FITTED_ROWS], embeddings)

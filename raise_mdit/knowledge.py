@@ -1,73 +1,68 @@
 """What is known of the pool's examples before anything is trained, and what finding out cost.
 
-Tier `cheap` reads tokens, tier `model` runs a model over the pool, and RDS+ always compares what
-the tuned model makes of the examples. Only what a policy of the experiment looks at is found out.
+Tier `cheap` reads tokens, tier `model` runs a model over the pool, and rankings are always made of
+what the tuned model makes of the examples. Only what a policy of the experiment looks at is found
+out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raise_mdit.config import (
-    ExperimentConfig,
-    GradientAlignmentConfig,
-    NearestToTargetConfig,
-    PolicyConfig,
-    PpoConfig,
-    RandomConfig,
-)
+from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.corpus import Corpus, EncodedExample
 from raise_mdit.features import ExampleFeatures
 from raise_mdit.learners.auxiliary import measure_by_auxiliary
 from raise_mdit.learners.forward import Precision
 from raise_mdit.learners.pretrained import Pretrained
-from raise_mdit.learners.probe import Reading, measure, read, start_token
+from raise_mdit.learners.probe import Reading, measure, read, start_token, without_prompts
 from raise_mdit.learners.sentence_encoder import encode_sentences
 from raise_mdit.learners.static_features import static_features
+from raise_mdit.policy_config import Pass, PolicyConfig, RandomSection
+from raise_mdit.policy_source import check_embeddings, embeddings_in_words
 from raise_mdit.progress import Progress
 from raise_mdit.synthesis import made_by_embeddings
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """What the tuned model, as it is, makes of the examples that RDS+ compares."""
-
-    pool: Reading
-    reward_validation: Reading
+TIER_PASSES: frozenset[Pass] = frozenset({"pool", "responses"})
+"""Passes that tier `model` consists of."""
+PASS_NAMES: Mapping[Pass, str] = {
+    "pool": "the pool",
+    "responses": "the pool's responses alone",
+    "reward_validation": "reward-validation",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Knowledge:
-    """Features of the pool's examples, and what RDS+ compares."""
+    """Features of the pool's examples, and what the untuned model makes of them."""
 
     config: ExperimentConfig
     features: ExampleFeatures | None
     """By `features.tier`; None where nothing is made of them."""
-    measured: Measured | None
-    """None where no policy is RDS+."""
+    passes: Mapping[Pass, Reading]
+    """Those that some policy of the experiment ranks by."""
 
     def cost(self, policy: PolicyConfig) -> Cost:
         """Of all that had to be known of the examples if the policy had run alone.
 
         MDIT candidates are chosen by the embeddings of `features.tier`, so that with `cheap` they
-        take no pass over the pool; PPO looks at the features of that tier; RDS+ compares what the
-        tuned model makes of the examples, whatever the tier.
+        take no pass over the pool; a learned policy looks at the features of that tier; rankings
+        are made of what the tuned model makes of the examples, whatever the tier.
 
         Args:
             policy: Any that picks from the pool.
         """
+        looks = _looks_at_features(self.config, policy)
         cost = Cost()
-        if _looks_at_features(self.config, policy):
+        if looks:
             assert self.features is not None
             cost = cost.plus(self.features.cost)
-        if isinstance(policy, NearestToTargetConfig):
-            assert self.measured is not None
-            cost = cost.plus(self.measured.reward_validation.cost)
-            if not (_looks_at_features(self.config, policy) and _tuned_model_reads(self.config)):
-                cost = cost.plus(self.measured.pool.cost)  # else the tier's first pass is this one
+        of_the_tier = TIER_PASSES if looks and _tuned_model_reads(self.config) else frozenset()
+        for name in sorted(policy.needed_passes - of_the_tier):
+            cost = cost.plus(self.passes[name].cost)
         return cost
 
 
@@ -91,14 +86,17 @@ def find_out(
         precision: Arithmetic of the passes.
         cache: Folder of measurements made before.
         progress: Told of the passes.
+
+    Raises:
+        RunError: A policy that another run has trained knows the embeddings of another model.
     """
+    check_embeddings(policies, embeddings_in_words(config.features, pretrained.digest))
     finder = _Finder(config, pretrained, corpus, precision, cache, progress)
-    features, measured = None, None
+    features = None
     if made_by_embeddings(config) or any(_looks_at_features(config, each) for each in policies):
         features = finder.example_features()
-    if any(isinstance(policy, NearestToTargetConfig) for policy in policies):
-        measured = finder.measured()
-    return Knowledge(config, features, measured)
+    needed = sorted({name for policy in policies for name in policy.needed_passes})
+    return Knowledge(config, features, {name: finder.reading(name) for name in needed})
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,29 +158,27 @@ class _Finder:
     def _pool(self) -> Sequence[EncodedExample]:
         return self.corpus.splits["pool"]
 
-    def measured(self) -> Measured:
-        """The tuned model's embeddings; a pool that the tier has read is in the cache."""
-        splits = (self.corpus.encoded("pool"), self.corpus.encoded("reward_validation"))
-        self.progress.start("reading what RDS+ compares", sum(map(len, splits)))
-        readings = [
-            read(
-                self.pretrained.model,
-                split,
-                digest=self.pretrained.digest,
-                precision=self.precision,
-                cache=self.cache,
-                advance=self.progress.advance,
-            )
-            for split in splits
-        ]
-        return Measured(*readings)
+    def reading(self, name: Pass) -> Reading:
+        """A pass of the tuned model as it is; one that the tier has made is in the cache."""
+        rows = self.corpus.encoded("reward_validation" if name == "reward_validation" else "pool")
+        if name == "responses":
+            rows = without_prompts(rows, start_token(self.pretrained.tokenizer))
+        self.progress.start(f"reading {PASS_NAMES[name]} with the untuned model", len(rows))
+        return read(
+            self.pretrained.model,
+            rows,
+            digest=self.pretrained.digest,
+            precision=self.precision,
+            cache=self.cache,
+            advance=self.progress.advance,
+        )
 
 
 def _looks_at_features(config: ExperimentConfig, policy: PolicyConfig) -> bool:
     """Whether a policy chooses by features or windows, or from candidates made by embeddings."""
-    if isinstance(policy, PpoConfig | GradientAlignmentConfig):
+    if policy.looks_at_features:
         return True
-    kinds = policy.kinds if isinstance(policy, RandomConfig) else None
+    kinds = policy.drawn_from if isinstance(policy, RandomSection) else None
     made = made_by_embeddings(config)
     return bool(made if kinds is None else made.intersection(kinds))
 

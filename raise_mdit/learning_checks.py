@@ -5,22 +5,28 @@ Each check takes a config whose keys are valid by themselves and gives its fault
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterator
 
-from raise_mdit.config import (
-    ExperimentConfig,
-    FullConfig,
-    LearnerConfig,
-    LoraConfig,
+from raise_mdit.config import ExperimentConfig, FullConfig, LearnerConfig, LoraConfig
+from raise_mdit.config_section import Section
+from raise_mdit.policy_config import (
+    LessConfig,
     PpoConfig,
-    Section,
+    RaiseConfig,
+    RandomSearchConfig,
+    RankedSection,
+    ScorerSection,
 )
 from raise_mdit.yaml_document import Fault, Location
+
+SAID_OF_TRAINED = frozenset({"kind", "name", "from_run", "from_policy", "window", "final"})
+"""Fields that say something of a policy that comes trained."""
 
 
 def learning_faults(config: ExperimentConfig) -> Iterator[Fault]:
     """Everything that does not fit about learners and about learning a policy."""
-    for check in (_noise, _ppo, _without_effect, _reward, _tier):
+    for check in CHECKS:
         yield from check(config)
 
 
@@ -42,15 +48,88 @@ def _freezes_layers(learner: LearnerConfig) -> bool:
     return True
 
 
-def _ppo(config: ExperimentConfig) -> Iterator[Fault]:
+def _scorers(config: ExperimentConfig) -> Iterator[Fault]:
     for index, policy in enumerate(config.policies):
+        where = ("policies", index)
+        if isinstance(policy, PpoConfig) and policy.from_run is not None:
+            yield from _transfer(policy, policy.from_run, where)
+            continue
+        if isinstance(policy, ScorerSection):
+            yield from _episodes(policy, where)
+            yield from _parallel(policy, where, config)
         if isinstance(policy, PpoConfig):
-            yield from _episodes(policy, ("policies", index))
-            yield from _minibatches(policy, ("policies", index), config.environment.budget.steps)
-            yield from _parallel(policy, ("policies", index), config)
+            yield from _no_source(policy, where)
+            yield from _minibatches(policy, where, config.environment.budget.steps)
+            yield from _prior(policy, where)
 
 
-def _episodes(policy: PpoConfig, where: Location) -> Iterator[Fault]:
+def _transfer(policy: PpoConfig, directory: str, where: Location) -> Iterator[Fault]:
+    """Of a policy that comes trained, only what it is and how it is used can be said."""
+    if not os.path.isfile(os.path.join(directory, "config.yaml")):
+        yield Fault((*where, "from"), f"{directory!r} is not a run directory (no config.yaml)")
+    for key, field in PpoConfig.model_fields.items():
+        if key not in SAID_OF_TRAINED and getattr(policy, key) != field.default:
+            message = "has no effect: with `from` the policy comes trained; remove it"
+            yield Fault((*where, key), message)
+
+
+def _no_source(policy: PpoConfig, where: Location) -> Iterator[Fault]:
+    if policy.from_policy is not None:
+        message = "has no effect without `from`, the run directory that the policy is in; add it"
+        yield Fault((*where, "from_policy"), message)
+
+
+def _prior(policy: PpoConfig, where: Location) -> Iterator[Fault]:
+    if policy.prior is None:
+        return
+    if policy.entropy_coefficient > 0:
+        message = "has no effect beside a prior: `prior.kl_coefficient` takes its place; remove it"
+        yield Fault((*where, "entropy_coefficient"), message)
+    if policy.prior.ranking.repeat > 1:
+        message = "has no effect in a prior: how often to repeat is learned; remove it"
+        yield Fault((*where, "prior", "ranking", "repeat"), message)
+
+
+def _raise(config: ExperimentConfig) -> Iterator[Fault]:
+    """What RAISE's printed state and classes ask for."""
+    for index, policy in enumerate(config.policies):
+        if not isinstance(policy, RaiseConfig):
+            continue
+        if config.features.tier != "model":
+            message = "its printed state has difficulties by a forward pass; write"
+            yield Fault(("policies", index, "kind"), f"{message} `features.tier: model`")
+        if config.features.semantic_size == 0:
+            message = "its classes are clusters of semantic components; write"
+            where = ("policies", index, "kind")
+            yield Fault(where, f"{message} `features.semantic_size: 32`, or take it out")
+        batch_size = config.environment.batch_size
+        if policy.classes > batch_size:
+            message = f"should not exceed environment.batch_size, got {policy.classes}"
+            where = ("policies", index, _written(policy, "classes", "kind"))
+            yield Fault(where, f"{message}, allowed: up to {batch_size}")
+
+
+def _fixed_candidates(config: ExperimentConfig) -> Iterator[Fault]:
+    """Policies that come back to candidates which renewal would have replaced."""
+    if config.pools.renew == "never":
+        return
+    for index, policy in enumerate(config.policies):
+        message = "candidates that are renewed cannot be picked again; write `pools.renew: never`"
+        if isinstance(policy, RandomSearchConfig):
+            yield Fault(("policies", index, "kind"), message)
+        if isinstance(policy, RankedSection) and policy.repeat > 1:
+            yield Fault(("policies", index, "repeat"), f"{message}, or 1 here")
+
+
+def _less(config: ExperimentConfig) -> Iterator[Fault]:
+    for index, policy in enumerate(config.policies):
+        if isinstance(policy, LessConfig) and policy.checkpoints > policy.warmup_steps:
+            message = f"should not exceed warmup_steps {policy.warmup_steps}"
+            where = ("policies", index, _written(policy, "checkpoints", "warmup_steps"))
+            yield Fault(where, f"{message}, got {policy.checkpoints}")
+
+
+def _episodes(policy: ScorerSection, where: Location) -> Iterator[Fault]:
     episodes, group = policy.episodes, policy.episodes_per_update
     if episodes % group:
         below = episodes // group * group
@@ -77,7 +156,7 @@ def _written(section: Section, *keys: str) -> str:
     return next((key for key in keys if key in section.model_fields_set), keys[0])
 
 
-def _parallel(policy: PpoConfig, where: Location, config: ExperimentConfig) -> Iterator[Fault]:
+def _parallel(policy: ScorerSection, where: Location, config: ExperimentConfig) -> Iterator[Fault]:
     together, group = policy.parallel_episodes, policy.episodes_per_update
     if together == 1:
         return
@@ -107,15 +186,19 @@ def _why_not_stacked(learner: LearnerConfig) -> str | None:
 
 def _without_effect(config: ExperimentConfig) -> Iterator[Fault]:
     """Settings that only a policy which learns would use, and a proxy that is none."""
-    if any(isinstance(policy, PpoConfig) for policy in config.policies):
-        if config.proxy_learner == config.learner:
-            message = "has no effect: it equals `learner`; change or remove it"
-            yield Fault(("proxy_learner",), message)
-        return
-    if config.features.tier == "gradient":
+    learning = [policy for policy in config.policies if policy.learns]
+    looks = any(policy.sees_alignment for policy in config.policies)
+    if config.features.tier == "gradient" and not looks:
         message = "has no effect: no policy learns from it; add `- kind: ppo` or write `cheap`"
         yield Fault(("features", "tier"), message)
-    for key in ("proxy_learner", "reward"):
+    if learning and config.proxy_learner == config.learner:
+        message = "has no effect: it equals `learner`; change or remove it"
+        yield Fault(("proxy_learner",), message)
+    used = {
+        "proxy_learner": bool(learning),
+        "reward": any(policy.sees_stage for policy in config.policies),
+    }
+    for key in (key for key, is_used in used.items() if not is_used):
         if key in config.model_fields_set and getattr(config, key) is not None:
             yield Fault((key,), "has no effect: no policy learns; add `- kind: ppo` or remove it")
 
@@ -139,3 +222,16 @@ def _tier(config: ExperimentConfig) -> Iterator[Fault]:
     if features.auxiliary_model is not None and features.tier != "model":
         message = f"has no effect with tier `{features.tier}`; write `tier: model` or remove it"
         yield Fault(("features", "auxiliary_model"), message)
+
+
+CHECKS = (
+    _noise,
+    _scorers,
+    _raise,
+    _fixed_candidates,
+    _less,
+    _without_effect,
+    _reward,
+    _tier,
+)
+"""All that :func:`learning_faults` looks at."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raise_mdit.config import ExperimentConfig, PolicyConfig
+from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost, Example
 from raise_mdit.corpus import Corpus, read_corpus
 from raise_mdit.encoding import ChatEncoder
@@ -15,8 +15,9 @@ from raise_mdit.errors import ModelError
 from raise_mdit.knowledge import Knowledge, find_out
 from raise_mdit.learners.forward import Precision, resolve_precision
 from raise_mdit.learners.pretrained import Pretrained, load_pretrained
+from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.progress import Progress
-from raise_mdit.sources.mosaic_wording import Wording, load_wording
+from raise_mdit.sources.mosaic_wording import Wording, wording_of
 from raise_mdit.synthesis import CandidatePool, synthesise
 
 
@@ -61,8 +62,7 @@ def build_pool(
     _check_context(config, pretrained)
     precision = resolve_precision(config.model.precision, pretrained.model.device)
     encoder = ChatEncoder(pretrained.tokenizer, system_prompt=config.model.system_prompt)
-    mosaic = config.pools.mosaic
-    wording = load_wording(Path(mosaic.wording) if mosaic and mosaic.wording else None)
+    wording = wording_of(config.pools.mosaic, special=encoder.special_tokens)
     progress.start("reading the data", None)
     corpus = read_corpus(config.data, encoder, max_length=config.model.max_length, cache=cache)
     knowledge = find_out(

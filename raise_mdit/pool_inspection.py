@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 
 from raise_mdit.candidate_encoding import CandidateEncoder
 from raise_mdit.candidates import Custom, Mdit, Mosaic, Original
+from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import KINDS, EncodedRow, Example, Kind, Message
 from raise_mdit.errors import UserError, nearest
 from raise_mdit.pool import Pool
 from raise_mdit.progress import Progress
 from raise_mdit.runs import replacing
 from raise_mdit.sources.mosaic_rendering import Choices
+from raise_mdit.synthesis_checks import not_offered
 
 TEXT_SUFFIXES = (".parquet", ".jsonl")
 """What a file of texts may end in."""
@@ -161,16 +163,18 @@ class WrittenTexts(NamedTuple):
     """Candidates left out, since text cannot hold them."""
 
 
-def check_kind(name: str) -> Kind:
+def check_kind(name: str, config: ExperimentConfig) -> Kind:
     """The kind called so.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or the pools of the experiment make none.
     """
     if name not in KINDS:
         raise UserError(
             f"--kind: there is no kind {name!r}, allowed: {', '.join(KINDS)}.{nearest(name, KINDS)}"
         )
+    if message := not_offered(config, name):
+        raise UserError(f"--kind: {message}")
     return name
 
 

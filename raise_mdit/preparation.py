@@ -5,34 +5,58 @@ It is made once, and its costs are kept apart so that each policy is charged wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raise_mdit.agents.custom_policy import load_policy_class
+from raise_mdit.clustering import cluster
 from raise_mdit.config import ExperimentConfig
-from raise_mdit.core import Cost, EncodedRow, Example
+from raise_mdit.core import KINDS, Budget, Cost, EncodedRow, Example
 from raise_mdit.corpus import Corpus
+from raise_mdit.encoding import ChatEncoder
 from raise_mdit.envs import Renewal, TrainingPool
 from raise_mdit.errors import DataError
 from raise_mdit.experiment_checks import pool_faults
-from raise_mdit.features import build_features, candidate_embeddings, nearest_first
+from raise_mdit.features import (
+    Basis,
+    FeatureTable,
+    build_features,
+    candidate_embeddings,
+    candidate_means,
+    in_basis,
+)
 from raise_mdit.knowledge import Knowledge
 from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.learners.trunk_store import TrunkStore
+from raise_mdit.policy_config import CustomPolicyConfig
+from raise_mdit.policy_source import with_own_priors
 from raise_mdit.pool import Pool
 from raise_mdit.pool_building import build_pool
 from raise_mdit.progress import Progress
 from raise_mdit.rehearsal import Rehearsal, choose_reward_items, rehearse
 from raise_mdit.renewal import generations_per_episode, steps_per_generation
+from raise_mdit.sealed_test import SealedTest, sealed_test
 from raise_mdit.sources.mosaic_wording import Wording
-from raise_mdit.synthesis import CandidatePool
 from raise_mdit.tuning import Tuning
 
 FULL_EPOCHS = 3
 """Of the training that RAISE (arXiv 2504.07282) compares its costs with."""
+
+
+class Ranking(NamedTuple):
+    """An order of the pool."""
+
+    ranks: NDArray[np.int64]
+    """[N] rank of each candidate; 0 comes first."""
+    cost: Cost = Cost()
+    """Of making it, besides the passes of the untuned model that it is made from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,32 +71,90 @@ class Preparation:
     """With which mosaics were composed."""
     pool: Pool
     training: TrainingPool
+    table: FeatureTable
+    """What a policy sees of the candidates; no columns where none looks."""
     knowledge: Knowledge
     reward_items: list[EncodedRow]
     """Encoded items that rewards are measured on: reward-validation, or what stands for it."""
+    reward_tasks: NDArray[np.int64]
+    """Task, or source, of each of them, as a number from 0."""
+    reward_targets: NDArray[np.int64] | None
+    """Source of each of them, as a number from 0, where `reward.balance` makes sources count alike.
+    """
+    test: SealedTest
     rehearsal: Rehearsal
     synthesis_cost: Cost
     notes: tuple[str, ...]
     """What was read, left out and made, in sentences."""
-
-    @cached_property
-    def test(self) -> list[EncodedRow]:
-        """Encoded items of the sealed test."""
-        return self.corpus.encoded("test")
+    less_rankings: dict[str, Ranking] = field(default_factory=dict)
+    """Those by gradients, which are dear and the same for all seeds, by their settings."""
+    transfer_costs: Mapping[tuple[str, int], Cost] = field(default_factory=dict)
+    """Of comparing each policy that another run has trained with what training gains here, by
+    label and seed."""
 
     @cached_property
     def examples(self) -> dict[str, Example]:
         """The pool's examples by id."""
         return {each.example.id: each.example for each in self.corpus.splits["pool"]}
 
+    @property
+    def budget(self) -> Budget:
+        """Of an episode."""
+        budget = self.config.environment.budget
+        return Budget(steps=budget.steps, tokens=budget.tokens)
+
     @cached_property
-    def nearest_ranks(self) -> NDArray[np.int64]:
-        """[N] rank of each candidate by RDS+ towards reward-validation."""
-        measured = self.knowledge.measured
-        assert measured is not None, "nearest_to_target needs measurements"
+    def steps_per_episode(self) -> int:
+        """Exact for a budget in steps; by the pool's mean length for one in tokens."""
+        if self.budget.steps is not None:
+            return self.budget.steps
+        assert self.budget.tokens is not None, "a budget has a limit"
+        batch_size = self.config.environment.batch_size
+        return max(1, round(self.budget.tokens / float(self.pool.num_tokens.mean()) / batch_size))
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """[N] source, kind and cluster of each candidate, as one number from 0."""
+        labels = np.stack([np.unique(self.pool.sources, return_inverse=True)[1], self.table.strata])
+        return np.asarray(np.unique(labels, axis=1, return_inverse=True)[1].ravel(), np.int64)
+
+    @cached_property
+    def printed_columns(self) -> NDArray[np.int64]:
+        """Columns of RAISE's printed state: all but the kind."""
+        kinds = {f"is_{kind}" for kind in KINDS}
+        names = enumerate(self.table.names)
+        return np.array([column for column, name in names if name not in kinds], np.int64)
+
+    def classes(self, num_classes: int) -> NDArray[np.int64]:
+        """[N] K-means class of each candidate by its semantic columns, from 0."""
+        semantic = [i for i, name in enumerate(self.table.names) if name.startswith("semantic_")]
+        return cluster(self.table.values[:, semantic], num_classes, self.config.data.seed)
+
+    def table_in(self, basis: Basis | None) -> FeatureTable:
+        """What a policy sees whose semantic columns lie along the axes of another pool.
+
+        Args:
+            basis: Of the same embeddings; None leaves those columns out.
+        """
+        assert self.knowledge.features is not None, "a policy looks at features"
         rows = _example_rows(self.corpus)
-        candidates = candidate_embeddings(self.pool, measured.pool.embeddings, rows)
-        return nearest_first(candidates, measured.reward_validation.embeddings)
+        return in_basis(self.table, basis, self.pool, self.knowledge.features.embeddings, rows)
+
+    def candidate_means(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[N] or [N, C] what is known of examples, averaged over each candidate's parents.
+
+        Args:
+            columns: [M] or [M, C] of the pool's examples.
+        """
+        return candidate_means(self.pool, columns, _example_rows(self.corpus))
+
+    def candidate_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[N, H] at unit length, averaged over each candidate's parents.
+
+        Args:
+            embeddings: [M, H] of the pool's examples.
+        """
+        return candidate_embeddings(self.pool, embeddings, _example_rows(self.corpus))
 
     @cached_property
     def full_training(self) -> Cost:
@@ -98,13 +180,37 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
     Raises:
         UserError: Of any kind, for what cannot be had or does not fit together.
     """
+    config = with_own_priors(config)
+    for policy in config.policies:
+        if isinstance(policy, CustomPolicyConfig):
+            load_policy_class(policy)
     built = build_pool(config, policies=config.policies, cache=cache, progress=progress)
     corpus, knowledge, candidates = built.corpus, built.knowledge, built.candidates
     _check_pool(config, candidates.pool)
     store = TrunkStore(cache / "trunk", max_bytes=config.cache.max_bytes)
     tuning = Tuning(config, built.pretrained, precision=built.precision, store=store)
-    training = _training_pool(config, candidates, knowledge, _example_rows(corpus))
-    items = choose_reward_items(config, corpus.encoded("reward_validation"), _strata(corpus))
+    pool = candidates.pool
+    table = _feature_table(config, pool, knowledge, _example_rows(corpus))
+    training = TrainingPool(
+        ids=pool.ids,
+        rows=candidates.rows,
+        kinds=pool.kinds,
+        features=table.values,
+        strata=table.strata,
+        renewal=_renewal(config, pool),
+    )
+    test = sealed_test(
+        corpus,
+        ChatEncoder(built.pretrained.tokenizer, system_prompt=config.model.system_prompt),
+        metric=config.evaluation.task_metric,
+        max_length=config.model.max_length,
+    )
+    items = choose_reward_items(
+        config,
+        corpus.encoded("reward_validation"),
+        _strata(corpus),
+        targets=_reward_targets(config, corpus),
+    )
     rehearsal = rehearse(config, tuning, training, items, progress)
     return Preparation(
         config=config,
@@ -112,16 +218,21 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
         tuning=tuning,
         corpus=corpus,
         wording=built.wording,
-        pool=candidates.pool,
+        pool=pool,
         training=training,
+        table=table,
         knowledge=knowledge,
         reward_items=items.rows,
+        reward_tasks=items.tasks,
+        reward_targets=items.chosen_targets,
+        test=test,
         rehearsal=rehearsal,
         synthesis_cost=built.synthesis_cost,
         notes=(
             *corpus.notes,
             *candidates.notes,
             _arithmetic(config, built.pretrained, built.precision),
+            *_balance_notes(config, corpus),
             *rehearsal.notes,
         ),
     )
@@ -142,10 +253,29 @@ def _check_pool(config: ExperimentConfig, pool: Pool) -> None:
         raise DataError("\n".join(faults))
 
 
+def _balance_notes(config: ExperimentConfig, corpus: Corpus) -> list[str]:
+    """What rewards count alike, where that is not tokens."""
+    if config.reward.balance == "tokens":
+        return []
+    counts = Counter(each.example.source for each in corpus.splits["reward_validation"])
+    named = ", ".join(f"{source} ({count:,} items)" for source, count in counts.items())
+    if len(counts) == 1:
+        return [f"reward.balance has no effect: reward-validation has one target, {named}."]
+    return [f"In rewards the targets {named} count alike, each as its loss over that before."]
+
+
 def _strata(corpus: Corpus) -> list[str]:
     """Task, or source, of each reward-validation item."""
     examples = (each.example for each in corpus.splits["reward_validation"])
     return [example.task or example.source for example in examples]
+
+
+def _reward_targets(config: ExperimentConfig, corpus: Corpus) -> NDArray[np.int64] | None:
+    """Source of each reward-validation item, where sources count alike."""
+    if config.reward.balance == "tokens":
+        return None
+    sources = [each.example.source for each in corpus.splits["reward_validation"]]
+    return np.asarray(np.unique(sources, return_inverse=True)[1], np.int64)
 
 
 def _example_rows(corpus: Corpus) -> dict[str, int]:
@@ -153,32 +283,21 @@ def _example_rows(corpus: Corpus) -> dict[str, int]:
     return {each.example.id: row for row, each in enumerate(corpus.splits["pool"])}
 
 
-def _training_pool(
+def _feature_table(
     config: ExperimentConfig,
-    candidates: CandidatePool,
+    pool: Pool,
     knowledge: Knowledge,
     example_rows: dict[str, int],
-) -> TrainingPool:
-    pool = candidates.pool
+) -> FeatureTable:
     if knowledge.features is None:  # no policy of this experiment looks at features
-        features, strata = np.zeros((len(pool), 0), np.float32), pool.kinds
-    else:
-        table = build_features(
-            pool,
-            knowledge.features,
-            example_rows,
-            semantic_size=config.features.semantic_size,
-            num_clusters=config.features.clusters,
-            seed=config.data.seed,
-        )
-        features, strata = table.values, table.strata
-    return TrainingPool(
-        ids=pool.ids,
-        rows=candidates.rows,
-        kinds=pool.kinds,
-        features=features,
-        strata=strata,
-        renewal=_renewal(config, pool),
+        return FeatureTable((), np.zeros((len(pool), 0), np.float32), pool.kinds)
+    return build_features(
+        pool,
+        knowledge.features,
+        example_rows,
+        semantic_size=config.features.semantic_size,
+        num_clusters=config.features.clusters,
+        seed=config.data.seed,
     )
 
 

@@ -14,8 +14,10 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from raise_mdit.config import ExperimentConfig, Section
+from raise_mdit.config import ExperimentConfig
+from raise_mdit.config_section import Section
 from raise_mdit.runs import write_text
+from raise_mdit.schema_faults import written_fields
 from raise_mdit.tracking import METRICS
 
 CONFIGURATION_HEAD = """\
@@ -76,7 +78,7 @@ def _children(annotation: object) -> list[type[Section]]:
 
 
 def _section(section: type[Section]) -> str:
-    rows = [_row(name, field) for name, field in section.model_fields.items()]
+    rows = [_row(name, field) for name, field in written_fields(section).items()]
     title = _title(section)
     meaning = (section.__doc__ or "").strip()
     table = ["| key | values | default | meaning |", "| --- | --- | --- | --- |", *rows]

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Budget, Cost, EncodedRow, Evaluation, Learner
 from raise_mdit.envs import TrainingPool
+from raise_mdit.errors import DataError
 from raise_mdit.ledger import MONITORING, Purpose
 from raise_mdit.progress import Progress
-from raise_mdit.rewards import stratified_items, subset_error
+from raise_mdit.rewards import Targets, stratified_items, subset_error
 from raise_mdit.synthesis import purpose_rng
 from raise_mdit.tuning import Tuning
 
@@ -32,11 +33,24 @@ class RewardItems:
     """Task, or source, of each item."""
     chosen: NDArray[np.int64]
     """Positions of those that stand for all."""
+    targets: NDArray[np.int64] | None = None
+    """[I] target of each item, from 0, where targets count alike; None counts tokens alike."""
 
     @property
     def rows(self) -> list[EncodedRow]:
         """The items that are measured."""
         return [self.all_items[index] for index in self.chosen]
+
+    @property
+    def tasks(self) -> NDArray[np.int64]:
+        """Stratum of each item that is measured, as a number from 0."""
+        names = np.asarray(self.strata)[self.chosen]
+        return np.asarray(np.unique(names, return_inverse=True)[1], np.int64)
+
+    @property
+    def chosen_targets(self) -> NDArray[np.int64] | None:
+        """Target of each item that is measured, where targets count alike."""
+        return None if self.targets is None else self.targets[self.chosen]
 
     @property
     def stand_for_others(self) -> bool:
@@ -54,14 +68,37 @@ class Rehearsal:
 
 
 def choose_reward_items(
-    config: ExperimentConfig, items: Sequence[EncodedRow], strata: Sequence[str]
+    config: ExperimentConfig,
+    items: Sequence[EncodedRow],
+    strata: Sequence[str],
+    *,
+    targets: NDArray[np.int64] | None = None,
 ) -> RewardItems:
-    """As many items as `reward.items` asks for, drawn once by strata."""
+    """As many items as `reward.items` asks for, drawn once by strata.
+
+    Args:
+        config: The experiment.
+        items: Reward-validation.
+        strata: Task, or source, of each item.
+        targets: [I] target of each item, from 0, where targets count alike: each stratum is then
+            divided by them.
+
+    Raises:
+        DataError: So few are asked for that a target has none.
+    """
+    if targets is not None:
+        strata = [f"{target} {name}" for target, name in zip(targets, strata, strict=True)]
     asked = config.reward.items
     if asked is None or asked >= len(items):
-        return RewardItems(items, strata, np.arange(len(items)))
+        return RewardItems(items, strata, np.arange(len(items)), targets)
     rng = purpose_rng(config, "reward items")
-    return RewardItems(items, strata, stratified_items(strata, asked, rng))
+    chosen = stratified_items(strata, asked, rng)
+    if targets is not None and set(targets[chosen]) != set(targets):
+        raise DataError(
+            f"reward.items: {asked} of {len(items)} items leave a target of reward-validation "
+            "without any, and `reward.balance: targets` needs each; raise it"
+        )
+    return RewardItems(items, strata, chosen, targets)
 
 
 def rehearse(
@@ -112,8 +149,9 @@ def _reward_noise(
     cost = before.cost.plus(_random_episode(config, learner, training))
     after = learner.evaluate(items.all_items)
     learner.restore(tuning.policy_base)
-    found = 1.0 - after.loss / before.loss
-    error = subset_error(_influences(before, after, items), items.strata, len(items.chosen))
+    targets = _targets(items)
+    found = 1.0 - targets.ratio(after, before)
+    error = subset_error(_influences(before, after, targets), items.strata, len(items.chosen))
     sentence = (
         f"Rewards are measured on {len(items.chosen)} of {len(items.all_items)} items: under "
         f"random picks an episode's return is {found:.3f}, and the items that are left out "
@@ -136,14 +174,23 @@ def _random_episode(config: ExperimentConfig, learner: Learner, training: Traini
     return cost
 
 
-def _influences(before: Evaluation, after: Evaluation, items: RewardItems) -> NDArray[np.float64]:
+def _targets(items: RewardItems) -> Targets:
+    """Those that count alike; all items are one where tokens do."""
+    one = np.zeros(len(items.all_items), np.int64)
+    return Targets.of(items.all_items, one if items.targets is None else items.targets)
+
+
+def _influences(before: Evaluation, after: Evaluation, targets: Targets) -> NDArray[np.float64]:
     """[I] what each item adds to the return, to first order.
 
-    A return is one minus a ratio of two sums over items, of losses after and before the episode; a
-    ratio of samples errs as the mean of these does (Cochran 1977, section 6.4).
+    A return is one minus a ratio of two sums over items, of losses after and before the episode, or
+    the mean of such ratios over targets; a ratio of samples errs as the mean of these does (Cochran
+    1977, section 6.4).
     """
-    scored_I = np.array([item.num_scored for item in items.all_items])
-    before_I, after_I = scored_I * before.item_losses, scored_I * after.item_losses
-    ratio = after_I.sum() / before_I.sum()
-    influences_I: NDArray[np.float64] = (ratio * before_I - after_I) / before_I.mean()
+    before_I, after_I = targets.scored * before.item_losses, targets.scored * after.item_losses
+    before_G = np.bincount(targets.numbers, weights=before_I)
+    ratio_G = np.bincount(targets.numbers, weights=after_I) / before_G
+    errors_I = ratio_G[targets.numbers] * before_I - after_I
+    shares_I = len(before_I) / len(before_G) / before_G[targets.numbers]
+    influences_I: NDArray[np.float64] = shares_I * errors_I
     return influences_I

@@ -6,7 +6,7 @@ several where they change within an episode, and fresh ones for the final fine-t
 
 from __future__ import annotations
 
-from raise_mdit.config import ExperimentConfig, PpoConfig, RenewEvery
+from raise_mdit.config import ExperimentConfig, RenewEvery
 
 
 def generations_per_episode(config: ExperimentConfig) -> int:
@@ -21,8 +21,7 @@ def generations_per_episode(config: ExperimentConfig) -> int:
 
 def num_learning_episodes(config: ExperimentConfig) -> int:
     """The most episodes that a policy of the experiment learns from."""
-    learned = (policy for policy in config.policies if isinstance(policy, PpoConfig))
-    return max((policy.episodes for policy in learned), default=0)
+    return max((policy.learning_episodes for policy in config.policies), default=0)
 
 
 def num_generations(config: ExperimentConfig) -> int:

@@ -20,7 +20,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raise_mdit import report_figures
-from raise_mdit.comparison import ArmResult, PolicySummary, reference_of
+from raise_mdit.comparison import (
+    COMPARED_BY_TARGETS,
+    ArmResult,
+    PolicySummary,
+    reference_of,
+    target_names,
+)
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.experiment_file import resolved_yaml
@@ -49,7 +55,10 @@ class _Row:
     policy: str
     colour: str
     loss: _Estimate
-    exact_match: _Estimate
+    targets: dict[str, _Estimate]
+    """Loss by target."""
+    ratio: _Estimate
+    metric: _Estimate
     steps: str
     tokens: str
     compute: str
@@ -96,6 +105,9 @@ def write_report(
         sentences=headline(summaries),
         rows=_rows(arms, summaries),
         reference=reference_of(summaries),
+        targets=target_names(summaries),
+        compared_by_targets=COMPARED_BY_TARGETS,
+        metric=_metric_name(summaries),
         seeds=len({arm.seed for arm in arms}),
         configuration=resolved_yaml(config),
         versions=versions,
@@ -129,20 +141,20 @@ def _plots(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]) -> dic
 def headline(summaries: Sequence[PolicySummary]) -> list[str]:
     """Which policy won and at what cost, in two sentences or a few."""
     reference = next((summary for summary in summaries if summary.verdict == "reference"), None)
-    rivals = [s for s in summaries if s is not reference and math.isfinite(s.test_loss.mean)]
+    rivals = [s for s in summaries if s is not reference and math.isfinite(_level(s))]
     budgeted = [summary for summary in rivals if summary.kind not in UNBUDGETED]
-    best = min(budgeted or rivals, key=lambda summary: summary.test_loss.mean, default=None)
+    best = min(budgeted or rivals, key=_level, default=None)
     if best is None:
         return ["No policy has finished that could be compared with random."]
-    ended = _interval_text(best.test_loss, LOSS)
+    ended = f"{_interval_text(best.compared, LOSS)} {_unit(summaries)}"
     if reference is None or best.difference_to_random is None:
         return [
-            f"{best.policy} ended lowest, at {ended} nats on the sealed test.",
+            f"{best.policy} ended lowest, at {ended} on the sealed test.",
             "There is no random arm with the same seeds to compare it with.",
         ]
     return [
-        f"{best.policy} ended at {ended} nats on the sealed test against "
-        f"{_interval_text(reference.test_loss, LOSS)} for {reference.policy}; difference "
+        f"{best.policy} ended at {ended} on the sealed test against "
+        f"{_interval_text(reference.compared, LOSS)} for {reference.policy}; difference "
         f"{_interval_text(best.difference_to_random, DIFFERENCE)}: {_verdict_text(best.verdict)}.",
         _cost_sentence(best, reference),
         *_untrained_sentence(best, summaries),
@@ -162,7 +174,23 @@ def return_trends(arms: Sequence[ArmResult]) -> list[str]:
     return sentences
 
 
-def _interval_text(interval: Interval, form: str) -> str:
+def _level(summary: PolicySummary) -> float:
+    """What policies are ranked by; not finite where they cannot be."""
+    return math.nan if summary.compared is None else summary.compared.mean
+
+
+def _unit(summaries: Sequence[PolicySummary]) -> str:
+    targets = target_names(summaries)
+    return f"of the base model's loss (mean over {len(targets)} targets)" if targets else "nats"
+
+
+def _metric_name(summaries: Sequence[PolicySummary]) -> str | None:
+    """Of what was measured besides loss, in words."""
+    named = (each.metric for each in summaries if each.metric is not None)
+    return next((name.replace("_", " ").capitalize() for name in named), None)
+
+
+def _interval_text(interval: Interval | None, form: str) -> str:
     return " ".join(_estimate(interval, form)).rstrip()
 
 
@@ -192,15 +220,12 @@ def _cost_sentence(best: PolicySummary, reference: PolicySummary) -> str:
 
 
 def _untrained_sentence(best: PolicySummary, summaries: Sequence[PolicySummary]) -> list[str]:
-    lower = [s.test_loss for s in summaries if s.kind == "base" and _is_below(s, best)]
+    lower = [s.compared for s in summaries if s.kind == "base" and _level(s) < _level(best)]
     return [
-        f"Without any training the model stands lower still, at {_interval_text(loss, LOSS)} nats."
+        f"Without any training the model stands lower still, at {_interval_text(loss, LOSS)} "
+        f"{_unit(summaries)}."
         for loss in lower
     ]
-
-
-def _is_below(one: PolicySummary, other: PolicySummary) -> bool:
-    return one.test_loss.mean < other.test_loss.mean
 
 
 def _has_trend(returns: Sequence[float]) -> bool:
@@ -237,7 +262,9 @@ def _row(summary: PolicySummary, colour: str) -> _Row:
         policy=summary.policy,
         colour=colour,
         loss=_estimate(summary.test_loss, LOSS),
-        exact_match=_estimate(summary.exact_match, "{:.1%}"),
+        targets={name: _estimate(loss, LOSS) for name, loss in summary.target_losses.items()},
+        ratio=_estimate(summary.loss_ratio, LOSS),
+        metric=_estimate(summary.test_metric, "{:.1%}"),
         steps=f"{summary.steps:,.4g}" if summary.steps < 1e4 else f"{summary.steps:,.0f}",
         tokens=f"{summary.tokens:,.0f}",
         compute=_tflop(summary.compute),

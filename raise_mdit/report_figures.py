@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import plotly.graph_objects as go
 
-from raise_mdit.comparison import ArmResult, PolicySummary
+from raise_mdit.comparison import ArmResult, PolicySummary, compared_losses, target_names
 from raise_mdit.ledger import MONITORING
 
 Item = TypeVar("Item")
@@ -85,13 +85,21 @@ def validation_losses(arms: Sequence[ArmResult]) -> go.Figure:
 
 
 def sealed_losses(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]) -> go.Figure:
-    """Test loss of each policy: the interval, its mean and a dot for each seed."""
-    figure = _figure("loss on the sealed test (nats)", None, height=110 + 48 * len(summaries))
+    """What each policy is compared by: the interval, its mean and a dot for each seed.
+
+    That is the loss on the sealed test, or over several targets the mean of their shares of the
+    base model's.
+    """
+    title = "loss over the base model's" if target_names(arms) else "loss on the sealed test (nats)"
+    figure = _figure(title, None, height=110 + 48 * len(summaries))
     colours = policy_colours(arms)
+    by_arm = compared_losses(arms)
     for summary in summaries:
-        losses = [_drawn(arm.test_loss) for arm in arms if arm.policy == summary.policy]
+        interval, colour = summary.compared, colours[summary.policy]
+        if interval is None:
+            continue
+        losses = [_drawn(loss) for (policy, _), loss in by_arm.items() if policy == summary.policy]
         label = escape(summary.policy)
-        interval, colour = summary.test_loss, colours[summary.policy]
         reach = 0.0 if interval.high is None else interval.high - interval.mean
         figure.add_scatter(
             x=[_drawn(interval.mean)],

@@ -4,16 +4,56 @@ Items are drawn by strata in proportion to their sizes, once for an experiment, 
 episode, policy and seed is measured on the same ones. Stratified estimates and their variance:
 Cochran 1977, Sampling Techniques, 3rd edition, sections 5.3 to 5.6.
 
-Shapes: ``I`` items of reward-validation.
+Where reward-validation has several targets, they count alike if asked: each as its loss over that
+before training.
+
+Shapes: ``I`` items of reward-validation, ``G`` targets.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raise_mdit.core import EncodedRow, Evaluation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """Which target each item is of."""
+
+    numbers: NDArray[np.int64]
+    """[I] target of each item, from 0; each has one at least."""
+    scored: NDArray[np.int64]
+    """[I] scored tokens of each item."""
+
+    @classmethod
+    def of(cls, items: Sequence[EncodedRow], numbers: NDArray[np.int64]) -> Targets:
+        """Those of encoded items.
+
+        Raises:
+            ValueError: There is not one number an item, or a number from 0 is left out.
+        """
+        if len(numbers) != len(items) or not np.bincount(numbers).all():
+            raise ValueError(
+                f"targets are one number from 0 for each of {len(items)} items, "
+                f"got {len(numbers)}: {sorted(set(numbers.tolist()))}"
+            )
+        return cls(numbers, np.array([item.num_scored for item in items]))
+
+    def losses(self, evaluation: Evaluation) -> NDArray[np.float64]:
+        """[G] mean loss per scored token of each target, in nats."""
+        sums = np.bincount(self.numbers, weights=self.scored * evaluation.item_losses)
+        losses: NDArray[np.float64] = sums / np.bincount(self.numbers, weights=self.scored)
+        return losses
+
+    def ratio(self, evaluation: Evaluation, before: Evaluation) -> float:
+        """Mean over targets of loss over the loss before."""
+        return float((self.losses(evaluation) / self.losses(before)).mean())
 
 
 def stratified_items(

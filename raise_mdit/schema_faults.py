@@ -1,4 +1,4 @@
-"""What pydantic found wrong with an experiment file, in the words of the file.
+"""What pydantic found wrong with an experiment file or a wording, in the words of the file.
 
 Pydantic's locations name union branches that are not in the file, it reports each branch of a union
 for itself, and it calls a list too short when its entries are at fault. All of that is undone here.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from raise_mdit.config import ExperimentConfig
@@ -28,33 +29,55 @@ _WANTED = {
 }
 """What an error type asks for; a union of such types asks for one of them."""
 
+CLASS_PATH = "package.module:Class"
+"""Stands for all kinds that are classes of the user's own."""
+
 _LONGEST_SHOWN = 60
 """Characters of a wrong value that a message repeats."""
 
 
-def schema_faults(error: ValidationError, root: Value) -> list[Fault]:
+def schema_faults(
+    error: ValidationError, root: Value, *, model: type[BaseModel] = ExperimentConfig
+) -> list[Fault]:
     """Each fault once, at the place in ``root`` that has to change.
 
     Args:
         error: What validation raised.
         root: The value that was validated.
+        model: What it was validated as.
     """
+    written = _Written(root, model)
     groups: dict[tuple[Location, bool], list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         if not _is_echo(details):
-            groups.setdefault(_place(details, root), []).append(details)
+            groups.setdefault(_place(details, written), []).append(details)
+    places = [where for where, _ in groups]
     return [
-        Fault(where, _message(details, where, root), on_key=on_key)
+        Fault(where, _message(details, where, written), on_key=on_key)
         for (where, on_key), details in groups.items()
+        if not _is_other_branch(details, where, places)
     ]
 
 
-def allowed_keys(root: Value, where: Location) -> list[str]:
-    """Keys that may stand in the section at ``where``; none where no section is expected."""
+def allowed_keys(
+    root: Value, where: Location, *, model: type[BaseModel] = ExperimentConfig
+) -> list[str]:
+    """Keys that may stand in the section at ``where``; none where no section is expected.
+
+    Args:
+        root: A value, valid or not.
+        where: Of a section in it.
+        model: What the value is validated as.
+    """
     keys: dict[str, None] = {}
-    for annotation in _annotations_at(root, where):
+    for annotation in _annotations_at(_Written(root, model), where):
         keys.update(dict.fromkeys(_keys_of(annotation)))
     return list(keys)
+
+
+def written_fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by their keys in a file, which may be words that Python keeps."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def value_at(root: Value, where: Location) -> Value:
@@ -85,33 +108,46 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
+class _Written(NamedTuple):
+    """What a file says, and what it should be."""
+
+    root: Value
+    model: type[BaseModel]
+
+
 def _is_echo(details: ErrorDetails) -> bool:
     """Whether a list is called too short only because its entries have faults of their own."""
     return details["type"] == "too_short" and len(details["input"]) > 0
 
 
-def _place(details: ErrorDetails, root: Value) -> tuple[Location, bool]:
+def _is_other_branch(group: list[ErrorDetails], where: Location, places: list[Location]) -> bool:
+    """Whether a section is only called no word or number: another type it may have fits better."""
+    deeper = any(place[: len(where)] == where and len(place) > len(where) for place in places)
+    return deeper and all(each["type"] in (*_WANTED, "literal_error") for each in group)
+
+
+def _place(details: ErrorDetails, written: _Written) -> tuple[Location, bool]:
     """Where a fault is in the file, and whether it is the key that is wrong."""
-    where = _in_file(details["loc"], root)
+    if details["type"] == "missing":
+        return (*_in_file(details["loc"][:-1], written), details["loc"][-1]), False
+    where = _in_file(details["loc"], written)
     match details["type"]:
-        case "missing":
-            return (*where, details["loc"][-1]), False
         case "union_tag_invalid" | "union_tag_not_found":
             return (*where, "kind"), False
         case "value_error":
-            return (*where, *_blamed_key(details, value_at(root, where))), False
+            return (*where, *_blamed_key(details, value_at(written.root, where))), False
     return where, details["type"] == "extra_forbidden" or details["loc"][-1:] == ("[key]",)
 
 
-def _in_file(location: Location, root: Value) -> Location:
+def _in_file(location: Location, written: _Written) -> Location:
     """A location of pydantic's without the union branches, which the file does not have."""
     where: Location = ()
     branch_taken_at: Location | None = None
     for part in location:
-        value = value_at(root, where)
+        value = value_at(written.root, where)
         match value, part:
             case dict(), str() if part == value.get("kind") and branch_taken_at != where:
-                is_key = part in allowed_keys(root, where)
+                is_key = part in allowed_keys(written.root, where, model=written.model)
                 branch_taken_at, where = where, (*where, part) if is_key else where
             case dict(), str() if part in value:
                 where = (*where, part)
@@ -130,20 +166,20 @@ def _own_words(details: ErrorDetails) -> str:
     return details["msg"].removeprefix("Value error, ")
 
 
-def _message(group: list[ErrorDetails], where: Location, root: Value) -> str:
+def _message(group: list[ErrorDetails], where: Location, written: _Written) -> str:
     details = group[0]
     match details["type"]:
         case "extra_forbidden":
-            return _unknown_key(where, root)
+            return _unknown_key(where, written)
         case "literal_error" if details["loc"][-1:] == ("[key]",):
-            return _unknown_key(where, root)
+            return _unknown_key(where, written)
         case "missing":
             return "is required but missing"
         case "union_tag_not_found":
-            kinds = _kinds(_annotations_at(root, where[:-1]))
+            kinds = _kinds(_annotations_at(written, where[:-1]))
             return f"is required but missing, allowed: {', '.join(kinds)}"
         case "union_tag_invalid":
-            kinds = _quoted(details["ctx"]["expected_tags"])
+            kinds = _kinds(_annotations_at(written, where[:-1]))
             return _not_one_of(details["ctx"]["tag"], kinds)
         case "literal_error" if len(group) == 1:
             return _not_one_of(details["input"], _quoted(details["ctx"]["expected"]))
@@ -152,8 +188,8 @@ def _message(group: list[ErrorDetails], where: Location, root: Value) -> str:
     return _out_of_range(details)
 
 
-def _unknown_key(where: Location, root: Value) -> str:
-    allowed = allowed_keys(root, where[:-1])
+def _unknown_key(where: Location, written: _Written) -> str:
+    allowed = allowed_keys(written.root, where[:-1], model=written.model)
     key = str(where[-1])
     return f"unknown key, allowed here: {', '.join(allowed)}.{nearest(key, allowed)}"
 
@@ -197,6 +233,9 @@ def _out_of_range(details: ErrorDetails) -> str:
             return rest if colon and key.isidentifier() else words
         case "too_short":
             return f"should have at least {details['ctx']['min_length']} entry, got an empty list"
+        case "too_long":
+            most = details["ctx"]["max_length"]
+            return f"should have at most {most} entries, got {len(details['input'])}"
         case "string_pattern_mismatch":
             wanted = "should be letters, digits, '_', '.' and '-', beginning with a letter or digit"
             return f"{wanted}, got {shown(details['input'])}"
@@ -209,22 +248,31 @@ def _quoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
 
 
-def _annotations_at(root: Value, where: Location) -> list[Any]:  # type expressions have no type
+def _annotations_at(
+    written: _Written, where: Location
+) -> list[Any]:  # type expressions have no type
     """The types expected at a location; a written `kind` leaves only its own."""
-    current: list[Any] = [ExperimentConfig]
+    current: list[Any] = [written.model]
     for depth, part in enumerate(where, start=1):
         if isinstance(part, str):
             current = [type_ for each in current for type_ in _field_types(each, part)]
-        section = value_at(root, where[:depth])
+        section = value_at(written.root, where[:depth])
         kind = section.get("kind") if isinstance(section, dict) else None
-        current = [each for each in current if kind in _kinds([each])] or current
+        current = [each for each in current if _is_kind(kind, each)] or current
     return current
+
+
+def _is_kind(kind: Value, annotation: Any) -> bool:
+    """Whether a section of that kind has this type; a class's path is the only one with a colon."""
+    is_path = isinstance(kind, str) and ":" in kind
+    return (CLASS_PATH if is_path else kind) in _kinds([annotation])
 
 
 def _field_types(annotation: Any, key: str) -> Iterator[Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if key in annotation.model_fields:
-            yield from _alternatives(annotation.model_fields[key].annotation)
+        fields = written_fields(annotation)
+        if key in fields:
+            yield from _alternatives(fields[key].annotation)
     elif get_origin(annotation) is dict:
         yield from _alternatives(get_args(annotation)[1])
 
@@ -241,7 +289,7 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
 
 def _keys_of(annotation: Any) -> tuple[str, ...]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return tuple(annotation.model_fields)
+        return tuple(written_fields(annotation))
     if get_origin(annotation) is dict:
         return tuple(get_args(get_args(annotation)[0]))
     return ()
@@ -250,4 +298,5 @@ def _keys_of(annotation: Any) -> tuple[str, ...]:
 def _kinds(annotations: list[Any]) -> list[str]:
     """The values of `kind` by which the types are told apart."""
     models = [each for each in annotations if "kind" in _keys_of(each)]
-    return [kind for model in models for kind in get_args(model.model_fields["kind"].annotation)]
+    kinds = [model.model_fields["kind"].annotation for model in models]
+    return [name for kind in kinds for name in ((CLASS_PATH,) if kind is str else get_args(kind))]

@@ -1,53 +1,198 @@
-"""The static policies of an experiment file, built for a pool."""
+"""The policies of an experiment file that need no episodes to learn from, built for a pool."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raise_mdit.agents.static import random_policy, ranked_policy
-from raise_mdit.candidates import content_hash
-from raise_mdit.config import (
-    FullDataConfig,
-    LongestConfig,
-    NearestToTargetConfig,
-    PolicyConfig,
-    RandomConfig,
+from raise_mdit.agents.custom_policy import CustomPolicy, PoolFacts
+from raise_mdit.agents.greats import GradientProducts, greats_policy
+from raise_mdit.agents.group_policy import (
+    exp3_policy,
+    join_small_groups,
+    thompson_policy,
+    ucb_policy,
 )
-from raise_mdit.core import KINDS, SelectionPolicy
+from raise_mdit.agents.influence import influence_policy
+from raise_mdit.agents.static import BUDGET_SHARE, random_policy, ranked_policy, signal_policy
+from raise_mdit.candidates import content_hash
+from raise_mdit.config import ExperimentConfig
+from raise_mdit.core import KINDS, Cost, Observation, OnlinePolicy, SelectionPolicy
+from raise_mdit.learners.adamw import decay_factor
+from raise_mdit.learners.alignment import gradient_products
+from raise_mdit.policy_config import (
+    BanditSection,
+    CustomPolicyConfig,
+    Exp3Config,
+    FullDataConfig,
+    GradientAlignmentConfig,
+    GreatsConfig,
+    InfluenceConfig,
+    PolicyConfig,
+    PpoConfig,
+    RandomSection,
+    RankedSection,
+    ThompsonConfig,
+    UcbConfig,
+)
+from raise_mdit.pool_rankings import normal_scores, rank_pool
 from raise_mdit.preparation import Preparation
+from raise_mdit.progress import Progress
 
 
-def static_policy(
-    preparation: Preparation, policy: PolicyConfig, seed: int
-) -> SelectionPolicy | None:
-    """The policy, or None for one that picks nothing.
+class Selector(NamedTuple):
+    """A policy, and what making it cost."""
+
+    policy: SelectionPolicy
+    cost: Cost = Cost()
+
+
+def fixed_selector(
+    preparation: Preparation,
+    policy: PolicyConfig,
+    seed: int,
+    *,
+    progress: Progress,
+    charge: Callable[[Cost], None],
+) -> Selector:
+    """A policy that does not learn.
 
     Args:
         preparation: The pool and what is known of it.
-        policy: Any policy that does not learn.
+        policy: Any policy that picks and does not learn.
         seed: Of its draws.
+        progress: Told of long work.
+        charge: Told what each of its picks costs.
     """
     picks = preparation.config.environment.batch_size
     rng = np.random.default_rng(stream(policy.label, seed, "picks"))
     match policy:
-        case RandomConfig():
-            return random_policy(rng, num_picks=picks, allowed=allowed(preparation, policy))
+        case RandomSection():
+            return Selector(
+                random_policy(rng, num_picks=picks, allowed=allowed(preparation, policy))
+            )
         case FullDataConfig():
-            return ranked_policy(_originals_first(preparation.pool.kinds, rng), num_picks=picks)
-        case LongestConfig():
-            return ranked_policy(_longest_first(preparation), num_picks=picks)
-        case NearestToTargetConfig():
-            return ranked_policy(preparation.nearest_ranks, num_picks=picks)
+            originals = preparation.pool.kinds == KINDS.index("original")
+            return Selector(random_policy(rng, num_picks=picks, allowed=originals))
+        case RankedSection():
+            ranking = rank_pool(preparation, policy, rng, progress=progress)
+            most = allowed(preparation, policy, ranks=ranking.ranks)
+            ranked = ranked_policy(ranking.ranks, num_picks=picks, allowed=most)
+            return Selector(ranked, ranking.cost)
+        case GradientAlignmentConfig():
+            return Selector(signal_policy(num_picks=picks))
+        case GreatsConfig():
+            return Selector(_greats(preparation, charge))
+    raise AssertionError(f"{policy.label} learns, or picks nothing")
+
+
+def online_selector(
+    preparation: Preparation, policy: BanditSection | InfluenceConfig, seed: int
+) -> OnlinePolicy:
+    """A policy that learns from every step as it goes on.
+
+    Args:
+        preparation: The pool.
+        policy: A bandit, or a regression on features.
+        seed: Of its draws.
+    """
+    picks = preparation.config.environment.batch_size
+    rng = np.random.default_rng(stream(policy.label, seed, "picks"))
+    renewal = preparation.training.renewal
+    groups = join_small_groups(
+        preparation.groups,
+        num_picks=picks,
+        generations=None if renewal is None else renewal.generations,
+    )
+    match policy:
+        case Exp3Config():
+            return exp3_policy(groups, num_picks=picks, rng=rng, exploration=policy.exploration)
+        case UcbConfig():
+            return ucb_policy(groups, num_picks=picks, rng=rng, exploration=policy.exploration)
+        case ThompsonConfig():
+            return thompson_policy(groups, num_picks=picks, rng=rng)
+        case InfluenceConfig():
+            with_signal = preparation.config.features.tier == "gradient"
+            return influence_policy(
+                num_features=preparation.training.features.shape[1] + int(with_signal),
+                num_picks=picks,
+                rng=rng,
+                choice=policy.choice,
+                ridge=policy.ridge,
+            )
+    raise AssertionError(f"{policy.label} does not learn step by step")
+
+
+def own_policy(preparation: Preparation, policy: CustomPolicyConfig, seed: int) -> CustomPolicy:
+    """A policy of the user's own.
+
+    Args:
+        preparation: The pool.
+        policy: The section that names its class.
+        seed: Of its draws.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    facts = PoolFacts(preparation.training.features, preparation.table.names, preparation.groups)
+    return CustomPolicy(
+        policy,
+        facts,
+        num_picks=preparation.config.environment.batch_size,
+        rng=np.random.default_rng(stream(policy.label, seed, "picks")),
+    )
+
+
+class Prior(NamedTuple):
+    """The ranking that a policy began as, made for this pool."""
+
+    scores: NDArray[np.float32] | None = None
+    """[N] normal scores; None where the policy has none."""
+    cost: Cost = Cost()
+
+
+def prior_of(
+    preparation: Preparation, policy: PolicyConfig, seed: int, *, progress: Progress
+) -> Prior:
+    """What a policy's prior says of each candidate.
+
+    Args:
+        preparation: The pool and what is known of it.
+        policy: Any.
+        seed: Of the draws of rankings that draw.
+        progress: Told of long work.
+    """
+    if not isinstance(policy, PpoConfig) or policy.prior is None:
+        return Prior()
+    rng = np.random.default_rng(stream(policy.label, seed, "prior"))
+    ranking = rank_pool(preparation, policy.prior.ranking, rng, progress=progress)
+    return Prior(normal_scores(ranking.ranks), ranking.cost)
+
+
+def allowed(
+    preparation: Preparation,
+    policy: PolicyConfig,
+    *,
+    ranks: NDArray[np.int64] | None = None,
+) -> NDArray[np.bool_] | None:
+    """[N] which candidates a policy may pick; None where it may pick all.
+
+    Args:
+        preparation: The pool.
+        policy: Any.
+        ranks: [N] of a policy that ranks.
+    """
+    if isinstance(policy, RandomSection) and policy.drawn_from is not None:
+        kinds = [KINDS.index(kind) for kind in policy.drawn_from]
+        return np.isin(preparation.pool.kinds, kinds)
+    if isinstance(policy, RankedSection) and policy.repeat > 1:
+        assert ranks is not None, "what may be repeated is ranked first"
+        picks = preparation.steps_per_episode * preparation.config.environment.batch_size
+        return ranks < max(preparation.config.environment.batch_size, -(-picks // policy.repeat))
     return None
-
-
-def allowed(preparation: Preparation, policy: RandomConfig) -> NDArray[np.bool_] | None:
-    """[N] which candidates a random policy may pick; None where it may pick all."""
-    if policy.kinds is None:
-        return None
-    kinds = [KINDS.index(kind) for kind in policy.kinds]
-    return np.isin(preparation.pool.kinds, kinds)
 
 
 def stream(label: str, seed: int, purpose: str) -> int:
@@ -55,12 +200,24 @@ def stream(label: str, seed: int, purpose: str) -> int:
     return int(content_hash([label, seed, purpose]), 16) % 2**31
 
 
-def _originals_first(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """[N] random ranks of the originals, and behind them everything else."""
-    synthesised = kinds != KINDS.index("original")
-    return np.argsort(np.lexsort((rng.permutation(len(kinds)), synthesised)))
+def _greats(preparation: Preparation, charge: Callable[[Cost], None]) -> SelectionPolicy:
+    """Greedy by gradients of the learner as it is at each step."""
+    config, batch_size = preparation.config, preparation.config.environment.batch_size
+    measure = gradient_products(preparation.tuning.learner, preparation.reward_items)
+
+    def of_rows(rows: NDArray[np.int64]) -> GradientProducts:
+        products, gram, cost = measure([preparation.training.rows[int(row)] for row in rows])
+        charge(cost)
+        return GradientProducts(products, gram)
+
+    return greats_policy(
+        of_rows,
+        num_picks=batch_size,
+        step_size=lambda observation: _learning_rate(config, observation) / batch_size,
+    )
 
 
-def _longest_first(preparation: Preparation) -> NDArray[np.int64]:
-    """[N] ranks by response tokens, ties by row."""
-    return np.argsort(np.argsort(-preparation.pool.num_response_tokens, kind="stable"))
+def _learning_rate(config: ExperimentConfig, observation: Observation) -> float:
+    """Of the learner at the moment of an observation."""
+    spent = float(observation["context"][BUDGET_SHARE])
+    return config.learner.learning_rate * decay_factor(config.learner.schedule, spent)

@@ -31,9 +31,10 @@ from raise_mdit.renewal import (
     num_learning_episodes,
 )
 from raise_mdit.sources.custom import candidates_of, load_source
-from raise_mdit.sources.mdit import Lengths, interpolate
+from raise_mdit.sources.mdit import Lengths, interpolate, nearest_neighbours
 from raise_mdit.sources.mosaic import Composer
 from raise_mdit.sources.mosaic_wording import Wording
+from raise_mdit.synthesis_checks import replays_nothing
 from raise_mdit.token_counts import TokenCounter
 
 CONFIDENCE = "conditional_log_prob"
@@ -143,7 +144,9 @@ class _Synthesis:
                 yield from self._interpolations(pools.mdit, generation, interpolated)
             for config, source in customs:
                 rng = self._rng(f"custom {config.name}", generation)
-                made = candidates_of(source, config, list(self._examples.values()), rng)
+                examples = list(self._examples.values())
+                special = self._encoder.special_tokens
+                made = candidates_of(source, config, examples, rng, special=special)
                 yield from self._customs(config, made, generation, too_long)
         self._report(mosaics, interpolated, too_long)
 
@@ -159,6 +162,8 @@ class _Synthesis:
         if pools.original:
             yield from map(Original, examples)
         elif pools.mosaic is not None and pools.mosaic.replay:
+            if message := replays_nothing(pools.mosaic.replay, len(examples)):
+                raise DataError(f"pools.mosaic.replay: {message}")
             count = round(pools.mosaic.replay * len(examples))
             chosen = self._rng("replay", 0).choice(len(examples), count, replace=False)
             yield from (Original(examples[row]) for row in np.sort(chosen))
@@ -208,6 +213,7 @@ class _Synthesis:
             num_neighbours=config.neighbours,
             max_length=self._config.model.max_length,
             rng=self._rng("mdit", generation),
+            neighbours=self._neighbours if config.pairing == "nearest" else None,
         )
         counts.update(
             kept=len(made.recipes),
@@ -246,6 +252,14 @@ class _Synthesis:
     def _lengths(self) -> Lengths:
         """Of the examples' blocks; the same in every generation."""
         return _lengths([self._texts[example] for example in self._examples])
+
+    @cached_property
+    def _neighbours(self) -> NDArray[np.int64]:
+        """[M, K] examples nearest to each; the same in every generation."""
+        config = self._config.pools.mdit
+        assert config is not None, "neighbours are asked for by MDIT"
+        assert self._embeddings is not None, "MDIT needs embeddings"
+        return nearest_neighbours(self._embeddings, config.neighbours)
 
     @cached_property
     def _tasks(self) -> NDArray[np.int64]:

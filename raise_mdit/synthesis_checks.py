@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from raise_mdit.config import ExperimentConfig, RandomConfig, RenewEvery
+from raise_mdit.config import ExperimentConfig, RenewEvery
+from raise_mdit.policy_config import RandomConfig, RandomSection
 from raise_mdit.yaml_document import Fault
+
+if TYPE_CHECKING:  # numpy comes only where it is needed
+    from raise_mdit.core import Kind
 
 
 def synthesis_faults(config: ExperimentConfig) -> list[Fault]:
@@ -14,11 +19,43 @@ def synthesis_faults(config: ExperimentConfig) -> list[Fault]:
     return [fault for check in checks for fault in check(config)]
 
 
+def not_offered(config: ExperimentConfig, kind: Kind) -> str | None:
+    """Why the pools have no candidates of a kind, or None where they may have some."""
+    pools = config.pools
+    offered: dict[Kind, bool] = {
+        "original": pools.original or bool(pools.mosaic and pools.mosaic.replay),
+        "mosaic": pools.mosaic is not None,
+        "mdit": pools.mdit is not None,
+        "custom": bool(pools.custom),
+    }
+    if offered[kind]:
+        return None
+    has = ", ".join(name for name, there in offered.items() if there)
+    return f"`pools` makes no {kind} candidates, only {has}; add `pools.{kind}`"
+
+
+def replays_nothing(replay: float, num_examples: int) -> str | None:
+    """Why a share of the pool's examples is none of them, or None where it is some."""
+    if replay == 0 or round(replay * num_examples):
+        return None
+    return (
+        f"replays no example, and the pool of plain ones would be empty: {replay:g} of "
+        f"{num_examples:,} rounds to 0; raise it to {1 / num_examples:.2g}, or leave it out"
+    )
+
+
 def _replay(config: ExperimentConfig) -> Iterator[Fault]:
     mosaic = config.pools.mosaic
-    if mosaic and mosaic.replay and config.pools.original:
+    where = ("pools", "mosaic", "replay")
+    if mosaic is None or not mosaic.replay:
+        return
+    if config.pools.original:
         message = "has no effect: `pools.original` offers every example plain; leave it out"
-        yield Fault(("pools", "mosaic", "replay"), message)
+        yield Fault(where, message)
+        return
+    rows = [share.rows for share in config.data.pool]
+    if "all" not in rows and (reason := replays_nothing(mosaic.replay, sum(map(int, rows)))):
+        yield Fault(where, reason)
 
 
 def _tasks(config: ExperimentConfig) -> Iterator[Fault]:
@@ -58,18 +95,10 @@ def _custom_names(config: ExperimentConfig) -> Iterator[Fault]:
 
 
 def _kinds(config: ExperimentConfig) -> Iterator[Fault]:
-    pools = config.pools
-    offered = {
-        "original": pools.original or bool(pools.mosaic and pools.mosaic.replay),
-        "mosaic": pools.mosaic is not None,
-        "mdit": pools.mdit is not None,
-        "custom": bool(pools.custom),
-    }
     for index, policy in enumerate(config.policies):
-        if not isinstance(policy, RandomConfig):
+        if not isinstance(policy, RandomSection):
             continue
-        for position, kind in enumerate(policy.kinds or ()):
-            if not offered[kind]:
-                has = ", ".join(name for name, there in offered.items() if there)
-                message = f"`pools` makes no {kind} candidates, only {has}; add `pools.{kind}`"
-                yield Fault(("policies", index, "kinds", position), message)
+        for position, kind in enumerate(policy.drawn_from or ()):
+            if reason := not_offered(config, kind):
+                place = ("kinds", position) if isinstance(policy, RandomConfig) else ("kind",)
+                yield Fault(("policies", index, *place), reason)

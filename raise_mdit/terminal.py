@@ -21,7 +21,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from raise_mdit.comparison import PolicySummary, reference_of
+from raise_mdit.comparison import (
+    COMPARED_BY_TARGETS,
+    PolicySummary,
+    reference_of,
+    target_names,
+)
 from raise_mdit.core import Cost, Example
 from raise_mdit.pool_inspection import Heading, MixedPosition, MixedView, TextView
 from raise_mdit.pool_report import KindReport
@@ -102,29 +107,40 @@ def progress_for(console: Console) -> Bars | NotesOnly:
 
 
 def results_table(summaries: Sequence[PolicySummary]) -> Table:
-    """One line a policy: loss, difference to the reference, both with 95 % intervals, and cost."""
+    """One line a policy: loss, difference to the reference, both with 95 % intervals, and cost.
+
+    Where the test has several targets, also the loss on each, and what is compared: the mean over
+    targets of loss over that of the untrained model.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("policy", no_wrap=True)
     table.add_column("test loss", justify="right", no_wrap=True)
-    with_metric = any(summary.exact_match is not None for summary in summaries)
-    if with_metric:
-        table.add_column("exact", justify="right")
+    targets = target_names(summaries)
+    for name in (*targets, "loss / base's") if targets else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    metric = next((each.metric for each in summaries if each.test_metric is not None), None)
+    if metric is not None:
+        table.add_column(metric.split("_")[0], justify="right")
     for name in ("steps", "tokens", "TFLOP", "min"):
         table.add_column(name, justify="right")
     table.add_column(f"minus {reference_of(summaries)}", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for summary in summaries:
-        metric = [_share(summary.exact_match)] if with_metric else []
+        by_target = [_interval(summary.target_losses[target]) for target in targets]
         table.add_row(
             summary.policy,
             _interval(summary.test_loss),
-            *metric,
+            *([*by_target, _interval(summary.loss_ratio)] if targets else []),
+            *([_share(summary.test_metric)] if metric is not None else []),
             f"{summary.steps:,.0f}",
             f"{summary.tokens:,.0f}",
             *_compute(summary.compute),
             "" if summary.verdict == "reference" else _interval(summary.difference_to_random),
             summary.verdict,
         )
+    if targets:
+        table.title = f"loss / base's: {COMPARED_BY_TARGETS}; minus {reference_of(summaries)} in it"
+        table.title_justify = "left"
     return _uncut(table)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from raise_mdit.config import WandbConfig
+from raise_mdit.config import TaskMetric, WandbConfig
 
 if TYPE_CHECKING:
     import wandb
@@ -36,6 +36,7 @@ ROLLOUT_EPISODE_STEPS = "rollout/episode_steps"
 # What the summary of a run holds.
 TEST_LOSS = "test/loss"
 TEST_EXACT_MATCH = "test/exact_match"
+TEST_OPTION_LIKELIHOOD = "test/option_likelihood"
 COST_TOKENS = "cost/tokens"
 COST_FLOPS = "cost/flops"
 COST_SECONDS = "cost/seconds"
@@ -49,13 +50,16 @@ METRICS: Mapping[str, str] = {
     TUNING_SECONDS: "wall-clock time of the step, in seconds",
     REWARD_VALIDATION_LOSS: "loss on reward-validation after a step that is measured, in nats per "
     "scored token",
-    REWARD_GAIN: "reward of the step: fall of that loss as a share of its value before training",
+    REWARD_GAIN: "reward of the step: fall of that loss as a share of its value before training, "
+    "or of the mean of such shares over targets (`reward.balance: targets`)",
     BUDGET_SHARE_SPENT: "part of the budget used so far, from 0 to 1",
     ROLLOUT_EPISODE: "learning episodes so far",
     ROLLOUT_EPISODE_RETURN: "sum of the rewards of a learning episode, as a share",
     ROLLOUT_EPISODE_STEPS: "optimizer steps of a learning episode",
     TEST_LOSS: "loss on the sealed test, in nats per scored token",
     TEST_EXACT_MATCH: "share of test items answered exactly, from 0 to 1",
+    TEST_OPTION_LIKELIHOOD: "share of test items whose right option has the lowest mean loss per "
+    "token, from 0 to 1",
     COST_TOKENS: "tokens read for all purposes but monitoring, without padding",
     COST_FLOPS: "floating-point operations for all purposes but monitoring",
     COST_SECONDS: "wall-clock time of all purposes but monitoring, in seconds",
@@ -78,6 +82,12 @@ METRICS: Mapping[str, str] = {
 }
 """Every metric and what it means, with its unit. The group `train` and what stands after
 `time/total_timesteps` are Stable-Baselines3's, in its spelling."""
+
+TASK_METRICS: Mapping[TaskMetric, str] = {
+    "exact_match": TEST_EXACT_MATCH,
+    "option_likelihood": TEST_OPTION_LIKELIHOOD,
+}
+"""Under which name each task metric is kept."""
 
 STEP_AXES: Mapping[str, str] = {
     **{

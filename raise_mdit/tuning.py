@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from raise_mdit.agreement import Agreement, Probe, rank_agreement
-from raise_mdit.config import ExperimentConfig, LearnerConfig, PpoConfig
+from raise_mdit.config import ExperimentConfig, LearnerConfig
 from raise_mdit.core import Cost, EncodedRow
 from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
 from raise_mdit.learners.flops import whole_lora_flops
@@ -22,6 +22,7 @@ from raise_mdit.learners.forward import LayeredForward, Precision
 from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.learners.stacked import StackedCausalLmLearners, build_stacked_learners
 from raise_mdit.learners.trunk_store import TrunkStore, sections_of
+from raise_mdit.policy_config import ScorerSection
 from raise_mdit.progress import Progress
 
 FULL_TRAINING_RANK = 8
@@ -145,7 +146,8 @@ class Tuning:
 
 def _needs_copies(config: ExperimentConfig) -> bool:
     together = any(
-        isinstance(policy, PpoConfig) and policy.parallel_episodes > 1 for policy in config.policies
+        isinstance(policy, ScorerSection) and policy.parallel_episodes > 1
+        for policy in config.policies
     )
     return together or config.proxy_learner is not None
 

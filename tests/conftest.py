@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,6 +95,58 @@ def random_llama() -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture(scope="session")
+def furnish(random_llama: Callable[..., Any], tokenizer: Any) -> Callable[[Path, str], Path]:
+    """Puts all that a small experiment needs into a folder, and its text as `small.yaml`.
+
+    The text names the folder as ``{folder}``, which holds the model `model` with random weights and
+    the sources `left.jsonl` and `right.jsonl` of 40 rows of random words.
+    """
+
+    def make(folder: Path, experiment: str) -> Path:
+        random_llama().save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        rng = np.random.default_rng(0)
+        for name in ("left", "right"):
+            (folder / f"{name}.jsonl").write_text(_rows(rng))
+        (folder / "small.yaml").write_text(experiment.format(folder=folder))
+        return folder
+
+    return make
+
+
+def _rows(rng: np.random.Generator) -> str:
+    """JSON Lines of 40 rows."""
+    rows = (
+        {"prompt": _words(rng, 5), "completion": _words(rng, int(rng.integers(2, 6)))}
+        for _ in range(40)
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _words(rng: np.random.Generator, count: int) -> str:
+    return " ".join(f"w{i}" for i in rng.integers(0, 100, count))
+
+
+@pytest.fixture
+def fields() -> dict[str, Any]:
+    """A consistent experiment before validation."""
+    return {
+        "name": "checks",
+        "data": {
+            "sources": (
+                {"name": "tasks", "kind": "playground"},
+                {"name": "maths", "kind": "dataset", "hub": {"name": "openai/gsm8k"}},
+            ),
+            "pool": ({"source": "tasks", "rows": 60}, {"source": "maths", "rows": 40}),
+            "reward_validation": ({"source": "tasks", "rows": 16},),
+            "test": ({"source": "tasks"},),
+        },
+        "environment": {"window": 32, "batch_size": 10, "budget": {"steps": 10}},
+        "policies": ({"kind": "base"}, {"kind": "random"}, {"kind": "ppo"}),
+    }
+
+
 @pytest.fixture
 def random_text() -> Callable[..., Any]:
     """Makes a tokenised conversation of random tokens."""
@@ -119,3 +172,23 @@ def random_rows(random_text: Callable[..., Any]) -> Callable[..., Sequence[Any]]
         ]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(
+    tmp_path_factory: pytest.TempPathFactory, random_llama: Callable[..., Any], tokenizer: Any
+) -> Path:
+    """A folder that commands read a model from."""
+    folder = tmp_path_factory.mktemp("model")
+    random_llama().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that commands read rows from."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    rng = np.random.default_rng(0)
+    path.write_text(_rows(rng))
+    return path

@@ -100,6 +100,14 @@ def test_an_examples_id_does_not_depend_on_its_source_or_task() -> None:
     assert len(ids) == 1
 
 
+def test_the_options_of_a_question_are_part_of_its_prompt_and_not_hashed_again() -> None:
+    """An export checks texts by their ids, and holds messages alone."""
+    question = make_example("mine", TURNS, choices=("Hallo", "Servus"))
+
+    assert question.choices == ("Hallo", "Servus")
+    assert question.id == make_example("mine", TURNS).id
+
+
 def test_a_candidates_id_does_not_depend_on_source_or_length() -> None:
     assert candidate(MOSAIC).id == candidate(MOSAIC, source="other", tokens=5).id
 

@@ -60,6 +60,37 @@ def test_check_counts_the_work(
     assert "2 policies x 2 seeds = 4 fine-tunings" in capsys.readouterr().out
 
 
+def test_check_reads_the_users_wording_and_loads_the_users_sources(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (minimal.parent / "words.yaml").write_text("tags: 3\n")
+    (minimal.parent / "of_mine.py").write_text("class Mine:\n    def make(self): ...\n")
+    custom = '{kind: "of_mine:Mine", name: good}, {kind: "of_mine:Nine", name: bad}'
+    pools = f"pools={{mosaic: {{wording: words.yaml}}, custom: [{custom}]}}"
+
+    assert call(monkeypatch, "check", str(minimal), "--set", pools) == 2
+
+    shown = capsys.readouterr().err
+    assert "words.yaml: " in shown
+    assert "line 1: tags: should be a list, got 3" in shown
+    assert "pools.custom.bad.kind: module 'of_mine' has no class 'Nine'" in shown
+    assert "custom.good" not in shown
+    pools = 'pools={mosaic: {}, custom: [{kind: "of_mine:Mine", name: good}]}'
+    assert call(monkeypatch, "check", str(minimal), "--set", pools) == 0
+
+
+def test_a_kind_that_the_file_does_not_make_is_refused_before_the_build(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--set", "model.name=nobody/nothing", "--show", "1", "--kind", "mosaic")
+
+    assert call(monkeypatch, "pool", str(minimal), *arguments) == 2
+
+    shown = capsys.readouterr().err
+    assert "--kind: `pools` makes no mosaic candidates, only original; add `pools.mosaic`" in shown
+    assert "nobody/nothing" not in shown
+
+
 def test_faults_are_listed_without_a_traceback(
     minimal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

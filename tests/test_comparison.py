@@ -8,6 +8,7 @@ import pytest
 from raise_mdit.comparison import (
     ArmResult,
     arms_from_json,
+    compared_losses,
     cost_of_choosing,
     summarise,
     to_json,
@@ -28,7 +29,9 @@ def arm(policy: str, seed: int, test_loss: float, **fields: Any) -> ArmResult:
     default: dict[str, Any] = {
         "kind": policy,
         "status": "complete",
-        "test_exact_match": None,
+        "metric": None,
+        "test_metric": None,
+        "target_losses": {"test": 1.0},
         "reward_validation_losses": (2.0, 1.5),
         "episode_returns": (),
         "steps": 1,
@@ -126,9 +129,12 @@ def test_loss_that_is_not_finite_is_inconclusive() -> None:
 
 
 def test_exact_match_is_summarised_where_every_seed_has_it() -> None:
-    with_match = [arm("random", seed, 1.0, test_exact_match=0.5 + seed / 64) for seed in range(3)]
-    assert summarise(with_match)[0].exact_match == student_interval([0.5, 0.515625, 0.53125])
-    assert summarise([*with_match, arm("random", 3, 1.0)])[0].exact_match is None
+    with_match = [
+        arm("random", seed, 1.0, metric="exact_match", test_metric=0.5 + seed / 64)
+        for seed in range(3)
+    ]
+    assert summarise(with_match)[0].test_metric == student_interval([0.5, 0.515625, 0.53125])
+    assert summarise([*with_match, arm("random", 3, 1.0)])[0].test_metric is None
 
 
 def test_means_over_seeds() -> None:
@@ -143,7 +149,14 @@ def test_means_over_seeds() -> None:
 
 def test_arms_return_from_json_as_they_were() -> None:
     given = [
-        arm("random", 0, 0.1 + 0.2, test_exact_match=1 / 3, episode_returns=(1e-300, math.pi)),
+        arm(
+            "random",
+            0,
+            0.1 + 0.2,
+            metric="exact_match",
+            test_metric=1 / 3,
+            episode_returns=(1e-300, math.pi),
+        ),
         arm("ppo", 1, 2.0, status="non_finite_loss", reward_validation_losses=(1.0, math.inf)),
         arm("<b>ü", 2, -math.inf, costs={"features": Cost(1, 1, math.inf, 0.1)}, picks=()),
     ]
@@ -174,7 +187,16 @@ def test_json_is_strict() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 0}', '{"format": 1}', '{"format": 1, "arms": [{}]}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 1, "arms": []}',
+        '{"format": 0}',
+        '{"format": 2}',
+        '{"format": 2, "arms": [{}]}',
+    ],
 )
 def test_other_text_is_the_users_error(text: str) -> None:
     with pytest.raises(RunError, match="results"):
@@ -188,9 +210,67 @@ def test_what_only_draws_curves_is_no_cost_of_a_policy() -> None:
 
 
 def test_a_share_has_an_interval_within_its_limits() -> None:
-    arms = [arm("ppo", seed, 1.0, test_exact_match=share) for seed, share in ((0, 0.0), (1, 0.9))]
+    arms = [
+        arm("ppo", seed, 1.0, metric="exact_match", test_metric=share)
+        for seed, share in ((0, 0.0), (1, 0.9))
+    ]
 
-    interval = summarise(arms)[0].exact_match
+    interval = summarise(arms)[0].test_metric
 
     assert interval is not None
     assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+# Several targets: each counts as its loss over that of base.
+
+
+def on_targets(policy: str, *losses: tuple[float, float]) -> list[ArmResult]:
+    """Arms whose loss over all tokens says the opposite of what each target says."""
+    return [
+        arm(policy, seed, 10 - sum(pair), target_losses={"short": pair[0], "long": pair[1]})
+        for seed, pair in enumerate(losses)
+    ]
+
+
+BASE = on_targets("base", (4.0, 1.0), (4.0, 1.0), (4.0, 1.0))
+RANDOM = on_targets("random", (2.0, 1.0), (2.2, 1.1), (1.8, 0.9))
+PPO = on_targets("ppo", (1.0, 1.0), (1.2, 1.1), (0.8, 0.9))
+
+
+def test_several_targets_are_compared_by_their_mean_share_of_the_base_models_loss() -> None:
+    assert compared_losses([*PPO, *BASE]) == {
+        ("ppo", 0): pytest.approx((1 / 4 + 1) / 2),
+        ("ppo", 1): pytest.approx((1.2 / 4 + 1.1) / 2),
+        ("ppo", 2): pytest.approx((0.8 / 4 + 0.9) / 2),
+        **{("base", seed): 1.0 for seed in range(3)},
+    }
+
+
+def test_the_verdict_over_several_targets_follows_what_is_compared() -> None:
+    base, random, ppo = summarise([*BASE, *RANDOM, *PPO])
+
+    assert ppo.difference_to_random == student_interval([-0.125, -0.125, -0.125])
+    assert (ppo.verdict, base.verdict) == ("better", "worse")
+    assert ppo.compared == ppo.loss_ratio != ppo.test_loss
+    assert base.loss_ratio == student_interval([1.0, 1.0, 1.0])
+    assert random.target_losses["short"] == student_interval([2.0, 2.2, 1.8])
+
+
+def test_without_base_several_targets_are_not_compared() -> None:
+    _, ppo = summarise([*RANDOM, *PPO])
+
+    assert (ppo.compared, ppo.difference_to_random, ppo.verdict) == (None, None, "inconclusive")
+    assert ppo.target_losses["long"] == student_interval([1.0, 1.1, 0.9])
+
+
+def test_one_target_is_compared_by_its_loss() -> None:
+    (summary,) = summarise(arms("random", 1.0, 2.0, target_losses={"only": 7.0}))
+
+    assert summary.compared == summary.test_loss == student_interval([1.0, 2.0])
+    assert summary.loss_ratio is None
+
+
+def test_losses_of_targets_return_from_json_as_they_were() -> None:
+    given = [*PPO, arm("lost", 0, math.inf, target_losses={"short": math.inf, "long": 1 / 3})]
+
+    assert arms_from_json(to_json(given, summarise(given))) == tuple(given)

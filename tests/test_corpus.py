@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from raise_mdit.config import DataConfig, DatasetSource, PlaygroundSource, ShareConfig
-from raise_mdit.corpus import Corpus, read_corpus
+from raise_mdit.corpus import Corpus, SpecialRow, read_corpus
 from raise_mdit.encoding import ChatEncoder
 from raise_mdit.errors import DataError
 from raise_mdit.splits import SPLITS, SplitName
@@ -237,6 +237,90 @@ def test_skipped_bad_rows_are_listed_and_counted(
     assert [bad.where for bad in corpus.bad_rows] == ["mine.jsonl:4", "mine.jsonl:10"]
     assert "Rows that could not be read: 2." in corpus.notes[-1]
     assert sum(num_examples(corpus).values()) == 8
+
+
+def test_the_first_rows_that_could_not_be_read_are_told_one_by_one(
+    tmp_path: Path, tokenizer: Any, rows: list[Row]
+) -> None:
+    bad = {"prompt": "w2", "completion": " "}
+    data = config(tmp_path, on_bad_row="skip")
+    reason = "the response is blank"
+
+    write(tmp_path, [*rows, bad, bad])
+    assert (
+        f"Not read: mine.jsonl:9: {reason}; mine.jsonl:10: {reason}." in read(data, tokenizer).notes
+    )
+    write(tmp_path, [*rows, *[bad] * 28])
+    (told,) = (note for note in read(data, tokenizer).notes if note.startswith("Not read"))
+
+    assert told.count(reason) == 5
+    assert told.endswith(
+        f"mine.jsonl:13: {reason}; and 23 more, all in the preparation.json of a run."
+    )
+
+
+@pytest.mark.parametrize("column", ["prompt", "completion"])
+def test_rows_that_hold_a_special_token_are_left_out_listed_and_told(
+    tmp_path: Path, tokenizer: Any, rows: list[Row], column: str
+) -> None:
+    planted = [row(number) for number in range(20, 23)]
+    planted[0][column] += " </s>"
+    planted[1][column] += "<s>w1"
+    write(tmp_path, rows)
+    write(tmp_path, planted, name="other")
+    sources = tuple(
+        DatasetSource(name=name, kind="dataset", file=f"{name}.jsonl") for name in ("mine", "other")
+    )
+    pool = (ShareConfig(source="mine"), ShareConfig(source="other"))
+
+    corpus = read(config(tmp_path, sources=sources, pool=pool), tokenizer)
+
+    clean = {each["prompt"] for each in (*rows, planted[2])}
+    prompts = [each.example.prompt for split in SPLITS for each in corpus.splits[split]]
+    assert sorted(prompts) == sorted(clean)
+    ends = tokenizer.eos_token_id
+    assert all((each.ids == ends).sum() == 1 for split in SPLITS for each in corpus.encoded(split))
+    assert {(each.split, each.source, each.token) for each in corpus.special_rows} == {
+        ("pool", "other", "</s>"),
+        ("pool", "other", "<s>"),
+    }
+    assert {each.opening for each in corpus.special_rows} == {
+        each["prompt"] for each in planted[:2]
+    }
+    assert (
+        "2 examples of the pool hold text that the tokenizer reads as special tokens "
+        "('</s>', '<s>') and are left out."
+    ) in corpus.notes
+
+
+def test_held_out_rows_that_hold_a_special_token_are_left_out_too(
+    tmp_path: Path, tokenizer: Any, rows: list[Row]
+) -> None:
+    write(tmp_path, rows)
+    write(tmp_path, [row(20), {"prompt": "w21 <pad>", "completion": "w22"}], name="other")
+    sources = tuple(
+        DatasetSource(name=name, kind="dataset", file=f"{name}.jsonl") for name in ("mine", "other")
+    )
+    held_out = (ShareConfig(source="other"),)
+
+    corpus = read(config(tmp_path, sources=sources, reward_validation=held_out), tokenizer)
+
+    assert [each.example.prompt for each in corpus.splits["reward_validation"]] == ["w20 w98 w98"]
+    (left_out,) = corpus.special_rows
+    assert left_out == SpecialRow("reward_validation", "other", left_out.id, "<pad>", "w21 <pad>")
+    assert (
+        "1 example of the reward-validation holds text that the tokenizer reads as special tokens "
+        "('<pad>') and is left out."
+    ) in corpus.notes
+
+
+def test_a_split_of_which_every_row_holds_a_special_token_is_refused(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    write(tmp_path, [{"prompt": "w1", "completion": "w2 </s>"}])
+
+    with pytest.raises(DataError, match=r"data\.pool: every example holds text .* as '</s>'"):
+        read(only_pool(tmp_path), tokenizer, max_length=64)
 
 
 def test_bad_rows_and_duplicates_of_all_sources_are_counted_together(

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from raise_mdit.core import Message, Role
-from raise_mdit.encoding import PLAIN_TEMPLATE, ChatEncoder, TextRow, mixed_row, plain_row
-from raise_mdit.errors import ModelError
+from raise_mdit.encoding import (
+    NOTHING_SPECIAL,
+    PLAIN_TEMPLATE,
+    ChatEncoder,
+    SpecialTokens,
+    TextRow,
+    mixed_row,
+    plain_row,
+)
+from raise_mdit.errors import ConfigError, ModelError
 
 PAD = 0
 END = "</s>"
@@ -201,6 +209,55 @@ def test_count_is_the_length_of_the_row_and_of_its_responses(tokenizer: Any) -> 
     messages = conversation([("w1 w2", "w3"), ("w4", "w5 w6")])
 
     assert ChatEncoder(tokenizer).count(messages) == (12, 5)
+
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+"""Of the tokenizer of these tests."""
+
+
+@pytest.mark.parametrize("token", SPECIAL)
+@pytest.mark.parametrize("text", ["{}", "w1 {} w2", "w1{}w2", "w1\n{}"])
+def test_what_the_tokenizer_takes_for_a_special_token_is_found(
+    tokenizer: Any, token: str, text: str
+) -> None:
+    written = text.format(token)
+    assert tokenizer.convert_tokens_to_ids(token) in tokenizer(written)["input_ids"]
+
+    assert ChatEncoder(tokenizer).special_tokens.found_in(written) == token
+
+
+@pytest.mark.parametrize("text", ["", "w1 w2", "< s>", "<S>", "<user>", "</ s>", "s"])
+def test_what_the_tokenizer_takes_for_text_is_not_found(tokenizer: Any, text: str) -> None:
+    ids = tokenizer(text)["input_ids"]
+    unknown = tokenizer.unk_token_id  # of words that it does not know
+    assert not {*ids} & {*tokenizer.all_special_ids} - {unknown}
+
+    assert ChatEncoder(tokenizer).special_tokens.found_in(text) is None
+
+
+def test_special_tokens_without_a_part_are_found_too(tokenizer: Any) -> None:
+    added = copy.deepcopy(tokenizer)
+    added.add_special_tokens({"additional_special_tokens": ["<|im_end|>", "<|im|"]})
+    added.add_tokens(["<think>"])  # an ordinary word that is kept in one piece
+
+    special = SpecialTokens.of(added)
+
+    assert {*special.texts} == {*SPECIAL, "<|im_end|>", "<|im|"}
+    assert special.found_in("w1 <|im_end|> </s>") == "<|im_end|>"
+    assert special.found_in("a <think> b") is None
+
+
+def test_of_two_special_tokens_that_begin_alike_the_longer_is_found() -> None:
+    assert SpecialTokens(("<s>", "<s>x")).found_in("a <s>x") == "<s>x"
+
+
+def test_without_a_tokenizer_nothing_is_special() -> None:
+    assert NOTHING_SPECIAL.found_in("<|im_end|></s>") is None
+
+
+def test_a_system_prompt_with_a_special_token_is_refused_with_its_key(tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.system_prompt: holds '</s>', which the tok"):
+        ChatEncoder(tokenizer, system_prompt="w1 </s><s>")
 
 
 def test_truncated_keeps_the_first_tokens() -> None:

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from gymnasium.spaces import Dict
+from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
 from raise_mdit import cli, experiment
 from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.arms import run_arm
 from raise_mdit.comparison import ArmResult, arms_from_json
-from raise_mdit.config import ExperimentConfig, PpoConfig
+from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import KINDS, Cost
 from raise_mdit.errors import DataError, ModelError, RunError
 from raise_mdit.experiment_file import load_experiment
@@ -31,6 +32,8 @@ from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
 from raise_mdit.learners.forward import LayeredForward
 from raise_mdit.learners.stacked import StackedCausalLmLearners
 from raise_mdit.ledger import Ledger
+from raise_mdit.policy_config import NearestToTargetConfig, PpoConfig, RankedSection
+from raise_mdit.pool_rankings import rank_pool
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
 from raise_mdit.recording import Recorder
@@ -99,29 +102,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, random_llama: Callable[..., Any], tokenizer: Any) -> Path:
+def folder(tmp_path: Path, furnish: Callable[[Path, str], Path]) -> Path:
     """A folder that has all that the experiment needs."""
-    return furnish(tmp_path, random_llama(), tokenizer)
-
-
-def furnish(tmp_path: Path, model: Any, tokenizer: Any) -> Path:
-    """A model with random weights and two sources of random words."""
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    rng = np.random.default_rng(0)
-    for name in ("left", "right"):
-        rows = (
-            {"prompt": words(rng, 5), "completion": words(rng, int(rng.integers(2, 6)))}
-            for _ in range(40)
-        )
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text)
-    (tmp_path / "small.yaml").write_text(YAML.format(folder=tmp_path))
-    return tmp_path
-
-
-def words(rng: np.random.Generator, count: int) -> str:
-    return " ".join(f"w{i}" for i in rng.integers(0, 100, count))
+    return furnish(tmp_path, YAML)
 
 
 def config_of(folder: Path, *overrides: str) -> ExperimentConfig:
@@ -216,9 +199,9 @@ def run_once(folder: Path, out: str, *overrides: str) -> Once:
 
 @pytest.fixture(scope="module")
 def finished_once(
-    tmp_path_factory: pytest.TempPathFactory, random_llama: Callable[..., Any], tokenizer: Any
+    tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path, str], Path]
 ) -> Once:
-    return run_once(furnish(tmp_path_factory.mktemp("once"), random_llama(), tokenizer), "run")
+    return run_once(furnish(tmp_path_factory.mktemp("once"), YAML), "run")
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +212,9 @@ def repeated(finished_once: Once) -> Once:
 
 @pytest.fixture(scope="module")
 def shortened(
-    tmp_path_factory: pytest.TempPathFactory, random_llama: Callable[..., Any], tokenizer: Any
+    tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path, str], Path]
 ) -> Once:
-    folder = furnish(tmp_path_factory.mktemp("shortened"), random_llama(), tokenizer)
+    folder = furnish(tmp_path_factory.mktemp("shortened"), YAML)
     return run_once(folder, "run", *SHORTCUTS)
 
 
@@ -246,8 +229,10 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
 
     assert files == {
         "arms",
+        "basis.safetensors",
         "config.yaml",
         "examples.jsonl",
+        "features.safetensors",
         "ledger.json",
         "metrics.jsonl",
         "pool.parquet",
@@ -556,11 +541,16 @@ def test_features_cost_what_each_policy_would_need_alone(
         alone = prepared_from(folder, *overrides, f"policies=[{kinds}]")
 
         known = [] if alone.knowledge.features is None else [alone.knowledge.features.cost]
-        if alone.knowledge.measured is not None:
-            known.append(alone.knowledge.measured.reward_validation.cost)
+        passes = alone.knowledge.passes
+        if "reward_validation" in passes:
+            known.append(passes["reward_validation"].cost)
             pool_is_read = tier == "model" and alone.knowledge.features is not None
-            known += [] if pool_is_read else [alone.knowledge.measured.pool.cost]
+            known += [] if pool_is_read else [passes["pool"].cost]
         assert together.knowledge.cost(policy).flops == sum(cost.flops for cost in known)
+
+
+def ranks_of(prepared: Preparation, policy: RankedSection) -> NDArray[np.int64]:
+    return rank_pool(prepared, policy, np.random.default_rng(0), progress=Silent()).ranks
 
 
 def test_the_nearest_to_the_target_are_told_by_the_tuned_model_whatever_the_tier(
@@ -572,7 +562,10 @@ def test_the_nearest_to_the_target_are_told_by_the_tuned_model_whatever_the_tier
         prepared_from(folder, *overrides, f"features.tier={tier}") for tier in ("cheap", "model")
     )
 
-    np.testing.assert_array_equal(cheap.nearest_ranks, model.nearest_ranks)
+    ranks = [
+        ranks_of(each, NearestToTargetConfig(kind="nearest_to_target")) for each in (cheap, model)
+    ]
+    np.testing.assert_array_equal(ranks[0], ranks[1])
     assert cheap.training.features.shape != model.training.features.shape
 
 
@@ -593,9 +586,12 @@ class SideBySide(NamedTuple):
 
 @pytest.fixture(scope="module")
 def side_by_side(
-    tmp_path_factory: pytest.TempPathFactory, random_llama: Callable[..., Any], tokenizer: Any
+    tmp_path_factory: pytest.TempPathFactory,
+    furnish: Callable[[Path, str], Path],
+    random_llama: Callable[..., Any],
+    tokenizer: Any,
 ) -> SideBySide:
-    folder = furnish(tmp_path_factory.mktemp("both"), random_llama(), tokenizer)
+    folder = furnish(tmp_path_factory.mktemp("both"), YAML)
     random_llama(seed=5).save_pretrained(folder / "other")
     tokenizer.save_pretrained(folder / "other")
     settings = (
@@ -827,7 +823,7 @@ def test_the_gradient_tier_adds_one_column_to_what_a_policy_sees(
     environments = ArmEnvironments(prepared, policy, Ledger())
 
     num_static = prepared.training.features.shape[1]
-    for env in (environments.learning(policy, control=None), environments.final(window=12)):
+    for env in (environments.learning(control=None), environments.final()):
         space = env.observation_space
         assert isinstance(space, Dict)
         assert space["candidates"].shape == (12, num_static + num_columns)

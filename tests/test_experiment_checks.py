@@ -12,24 +12,6 @@ from raise_mdit.experiment_checks import consistency_faults, largest_pool
 Fields = dict[str, Any]  # an experiment before validation
 
 
-@pytest.fixture
-def fields() -> Fields:
-    return {
-        "name": "checks",
-        "data": {
-            "sources": (
-                {"name": "tasks", "kind": "playground"},
-                {"name": "maths", "kind": "dataset", "hub": {"name": "openai/gsm8k"}},
-            ),
-            "pool": ({"source": "tasks", "rows": 60}, {"source": "maths", "rows": 40}),
-            "reward_validation": ({"source": "tasks", "rows": 16},),
-            "test": ({"source": "tasks"},),
-        },
-        "environment": {"window": 32, "batch_size": 10, "budget": {"steps": 10}},
-        "policies": ({"kind": "base"}, {"kind": "random"}, {"kind": "ppo"}),
-    }
-
-
 def faults(fields: Fields) -> dict[str, str]:
     """Messages by dotted key."""
     found = consistency_faults(ExperimentConfig.model_validate(fields))
@@ -239,3 +221,27 @@ def test_models_that_are_not_there(fields: Fields, name: str, expected: str) -> 
 def test_a_seed_is_given_once(fields: Fields) -> None:
     fields["seeds"] = (3, 0, 3)
     assert faults(fields) == {"seeds.2": "seed 3 is given twice and would count as two; keep one"}
+
+
+@pytest.mark.parametrize(
+    ("source", "is_sound"),
+    [
+        ({"kind": "playground"}, False),
+        ({"kind": "dataset", "hub": {"name": "a/b"}, "format": "question_answer"}, False),
+        ({"kind": "dataset", "hub": {"name": "a/b"}, "format": "multiple_choice"}, True),
+        ({"kind": "dataset", "hub": {"name": "a/b"}}, True),
+    ],
+    ids=["playground", "question_answer", "multiple_choice", "auto"],
+)
+def test_options_are_scored_of_sources_that_can_have_some(
+    fields: Fields, source: Fields, is_sound: bool
+) -> None:
+    fields["evaluation"] = {"task_metric": "option_likelihood"}
+    fields["data"]["sources"] += ({"name": "exam", **source},)
+    fields["data"]["test"] = ({"source": "exam"},)
+
+    found = faults(fields)
+
+    message = found.get("data.test.0.source", "").split(",")[0]
+    assert message == ("" if is_sound else "source 'exam' has no options")
+    assert set(found) <= {"data.test.0.source"}

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from raise_mdit.config import ExperimentConfig, PpoConfig, TopLayersConfig
+from raise_mdit.config import ExperimentConfig, TopLayersConfig
 from raise_mdit.errors import ConfigError
 from raise_mdit.experiment_file import load_experiment, resolved_yaml
+from raise_mdit.policy_config import PpoConfig
 
 VALID = """\
 name: valid
@@ -102,7 +103,7 @@ SCHEMA_FAULTS = {
     "unknown key of a union": (
         "    episodes: 8\n",
         "    episode: 8\n",
-        ":32:5: policies.2.episode: unknown key, allowed here: name, kind, episodes, ",
+        ":32:5: policies.2.episode: unknown key, allowed here: name, episodes, window, ",
     ),
     "unknown key named like the kind": (
         "    episodes: 8\n",
@@ -123,8 +124,41 @@ SCHEMA_FAULTS = {
     "unknown kind": (
         "  - kind: random",
         "  - kind: radnom",
-        ":30:11: policies.1.kind: got 'radnom', allowed: base, random, full, longest, "
-        "nearest_to_target, gradient_alignment, ppo. Did you mean 'random'?",
+        ":30:11: policies.1.kind: got 'radnom', allowed: base, random, mosaic_only, mdit_only, "
+        "full, longest, perplexity, ifd, sspl, k_center, deita, nearest_to_target, dsir, less, "
+        "gradient_alignment, greats, random_search, exp3, ucb, thompson, influence, ppo, a2c, "
+        "reinforce, raise, package.module:Class. Did you mean 'random'?",
+    ),
+    "policy without a kind": (
+        "  - kind: random",
+        "  - name: random",
+        ":30:5: policies.1.kind: is required but missing, allowed: base, random, mosaic_only, ",
+    ),
+    "policy by a path of two classes": (
+        "  - kind: random",
+        "  - {name: mine, kind: 'mine.policies:Nearest:Class'}",
+        ":30:24: policies.1.kind: should be `package.module:Class`.",
+    ),
+    "unknown key of a policy of one's own": (
+        "  - kind: random",
+        "  - {kind: 'mine.policies:Nearest', optoins: {}, name: mine}",
+        ":30:37: policies.1.optoins: unknown key, allowed here: name, kind, options, episodes. "
+        "Did you mean 'options'?",
+    ),
+    "wrong value in a policy of one's own": (
+        "  - kind: random",
+        "  - {kind: 'mine.policies:Nearest', episodes: many, name: mine}",
+        ":30:47: policies.1.episodes: should be a whole number, got 'many'.",
+    ),
+    "key that only Python calls so": (
+        "    episodes: 8\n",
+        "    from_run: runs/a\n",
+        ":32:5: policies.2.from_run: unknown key, allowed here: name, episodes, ",
+    ),
+    "path that is no text": (
+        "    episodes: 8\n",
+        "    from: 8\n",
+        ":32:11: policies.2.from: should be text, got 8. Put it in quotes.",
     ),
     "missing kind": (
         "kind: top_layers, ",
@@ -275,6 +309,38 @@ def test_a_list_with_broken_entries_is_not_called_too_short(path: Path) -> None:
     assert faults(path) == ["experiment.yaml:2:9: seeds.0: should be a whole number, got 'a'."]
 
 
+@pytest.mark.parametrize(
+    ("renew", "expected"),
+    [
+        ("{steps: 0}", ["pools.renew.steps: should be greater than or equal to 1, got 0"]),
+        ("{steps: two}", ["pools.renew.steps: should be a whole number, got 'two'."]),
+        ("{}", ["pools.renew.steps: is required but missing"]),
+        (
+            "{stps: 4}",
+            [
+                "pools.renew.stps: unknown key, allowed here: steps. Did you mean 'steps'?",
+                "pools.renew.steps: is required but missing",
+            ],
+        ),
+        (
+            "epsode",
+            [
+                "pools.renew: should be a section of keys or 'never' or 'episode', got 'epsode'. "
+                "Did you mean 'episode'?"
+            ],
+        ),
+    ],
+)
+def test_a_section_that_is_nearly_right_is_not_called_a_wrong_word_too(
+    path: Path, renew: str, expected: list[str]
+) -> None:
+    path.write_text(VALID + f"pools: {{mosaic: {{}}, renew: {renew}}}\n")
+
+    found = [line.split(": ", 1)[1] for line in faults(path) if "pools.renew" in line]
+
+    assert sorted(found) == sorted(expected)
+
+
 @pytest.mark.parametrize("text", ["", "\n# nothing yet\n", "---\n", "null\n"])
 def test_an_empty_file_is_called_empty(path: Path, text: str) -> None:
     path.write_text(text)
@@ -403,3 +469,53 @@ def test_the_resolved_config_loads_again(path: Path) -> None:
     text = resolved_yaml(config)
     assert load_text(path, text) == config
     assert text.startswith("name: valid\nseeds:\n- 0\n- 1\nmodel:\n  name: smollm2-135m\n")
+
+
+def test_what_a_policy_comes_from_is_called_from_wherever_it_is_written(
+    path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    path.write_text(edited(("    episodes: 8\n", "")))
+
+    config = load_experiment(path, [f"policies.2.from={tmp_path / 'run'}"])
+
+    policy = config.policies[2]
+    assert isinstance(policy, PpoConfig)
+    assert policy.from_run == str(tmp_path / "run")
+    assert not policy.learns
+    assert policy.learning_episodes == 0
+    written = tmp_path / "resolved.yaml"
+    written.write_text(resolved_yaml(config))
+    assert f"from: {tmp_path / 'run'}" in written.read_text()
+    assert "from_run" not in written.read_text()
+    assert load_experiment(written) == config
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("from: nowhere", "policies.2.from: 'nowhere' is not a run directory (no config.yaml)"),
+        ("from_policy: ppo", "policies.2.from_policy: has no effect without `from`, the run"),
+        ("{here}\n    episodes: 8", "policies.2.episodes: has no effect: with `from` the policy"),
+        ("{here}\n    prior: {{ranking: {{kind: longest}}}}", "policies.2.prior: has no effect: "),
+    ],
+)
+def test_what_has_no_effect_on_a_policy_that_comes_trained_is_a_fault(
+    path: Path, tmp_path: Path, lines: str, expected: str
+) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    text = lines.format(here=f"from: {tmp_path}")
+    path.write_text(edited(("    episodes: 8\n", f"    {text}\n")))
+
+    (fault,) = faults(path)
+
+    assert fault.split(": ", 1)[1].startswith(expected)
+
+
+def test_classes_by_semantic_components_need_some(path: Path) -> None:
+    path.write_text(edited(("  - kind: ppo\n    episodes: 8\n", "  - kind: raise\n")))
+
+    (fault,) = faults(path, ["features={tier: model, semantic_size: 0}"])
+
+    assert "policies.2.kind: its classes are clusters of semantic components; write" in fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from raise_mdit.export import export_schedule
 from raise_mdit.pool import Pool
 from raise_mdit.runs import write_text
 from raise_mdit.schedule import Pick, order_digest, write_schedule
+
+SUFFIXED = ("e.csv", "deep/e.jsonl", "e.parquet", "e.Z")
 
 RECIPE: dict[str, object] = {"batch_size": 2, "max_length": 64, "model": "some/model"}
 
@@ -30,7 +33,9 @@ def arm(policy: str, seed: int, loss: float, *, returns: tuple[float, ...] = ())
         seed=seed,
         status="complete",
         test_loss=loss,
-        test_exact_match=None,
+        metric=None,
+        test_metric=None,
+        target_losses={"toy": loss},
         reward_validation_losses=(2.0, loss),
         episode_returns=returns,
         steps=2,
@@ -122,6 +127,25 @@ def test_the_best_learned_policy_is_the_default(run: Path) -> None:
     assert exported.directory == run / "export"
 
 
+def test_the_best_over_several_targets_is_the_default(run: Path) -> None:
+    """By the loss over all tokens ppo would be."""
+    losses = {"base": (4.0, 2.0), "ppo": (4.0, 1.0), "other": (1.0, 1.9)}
+    arms = [
+        replace(
+            arm(policy, seed, total, returns=() if policy == "base" else (0.1,)),
+            target_losses=dict(zip(("short", "long"), losses[policy], strict=True)),
+        )
+        for policy, seed, total in (("base", 0, 2.1), ("ppo", 0, 1.2), ("other", 1, 1.8))
+    ]
+    write_text(run / "results.json", to_json(arms, summarise(arms)))
+
+    assert export_schedule(run, policy=None, seed=None, to=None).policy == "other"
+
+    write_text(run / "results.json", to_json(arms[1:], summarise(arms[1:])))
+    with pytest.raises(RunError, match="base has not finished, against which several targets"):
+        export_schedule(run, policy=None, seed=None, to=None)
+
+
 @pytest.mark.parametrize(
     ("policy", "seed", "message"),
     [
@@ -156,3 +180,23 @@ def test_a_run_without_results_is_not_exported(run: Path) -> None:
 
     with pytest.raises(RunError, match="not a finished run"):
         export_schedule(run, policy=None, seed=None, to=None)
+
+
+@pytest.mark.parametrize("name", SUFFIXED)
+def test_a_place_that_is_named_like_a_file_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match=r"--to: .* ends like a file, .* folder of sft\.jsonl"):
+        export_schedule(run, policy=None, seed=None, to=tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_place_that_is_a_file_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    with pytest.raises(RunError, match="is a file; an export is a folder"):
+        export_schedule(run, policy=None, seed=None, to=tmp_path / "there")
+
+
+@pytest.mark.parametrize("name", ["v1.2", "plain", ".hidden"])
+def test_a_folder_may_have_a_dot_in_its_name(run: Path, tmp_path: Path, name: str) -> None:
+    assert export_schedule(run, policy=None, seed=None, to=tmp_path / name).num_rows > 0
+    (tmp_path / "made.before").mkdir()
+    assert export_schedule(run, policy=None, seed=None, to=tmp_path / "made.before").num_rows > 0

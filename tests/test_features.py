@@ -1,6 +1,6 @@
 """Features against definitions written out by hand.
 
-Shapes: ``M`` examples, ``H`` hidden size, ``N`` candidates, ``Q`` targets.
+Shapes: ``M`` examples, ``H`` hidden size, ``N`` candidates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from raise_mdit.features import (
     FeatureTable,
     build_features,
     candidate_embeddings,
-    nearest_first,
     standardised,
     unit_rows,
 )
@@ -286,33 +285,3 @@ def test_a_large_pool_is_described_in_blocks_as_a_small_one_is(
         blocks.strata[:M][:, None] == blocks.strata[:M][None, :],
         whole.strata[:M][:, None] == whole.strata[:M][None, :],
     )
-
-
-# --- Nearest to the target data.
-
-
-def round_robin(candidates: list[list[int]], targets: list[list[int]]) -> list[int]:
-    """Targets take turns, and each takes the nearest that is left, the earlier of two alike."""
-    left = list(range(len(candidates)))
-    order: list[int] = []
-    while left:
-        target = targets[len(order) % len(targets)]
-        similarity = {i: sum(map(int.__mul__, candidates[i], target)) for i in left}
-        chosen = max(left, key=lambda i: (similarity[i], -i))
-        left.remove(chosen)
-        order.append(chosen)
-    return [order.index(i) for i in range(len(candidates))]
-
-
-# Small whole numbers, so that sums are exact and ties are frequent.
-points = st.lists(st.lists(st.integers(-2, 2), min_size=3, max_size=3), min_size=1, max_size=9)
-
-
-@settings(deadline=None)
-@given(points, points)
-def test_targets_take_turns_at_the_nearest_candidate_left(
-    candidates: list[list[int]], targets: list[list[int]]
-) -> None:
-    found = nearest_first(np.array(candidates, np.float32), np.array(targets, np.float32))
-
-    assert found.tolist() == round_robin(candidates, targets)

@@ -13,6 +13,7 @@ import pytest
 from raise_mdit import pool_inspection
 from raise_mdit.candidate_encoding import CandidateEncoder
 from raise_mdit.candidates import Candidate, Custom, Mdit, Mosaic, Original, Recipe, make_example
+from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import KINDS, Example, Kind, Message
 from raise_mdit.encoding import ChatEncoder
 from raise_mdit.errors import UserError
@@ -258,10 +259,23 @@ def test_a_kind_that_the_pool_lacks_is_the_users_mistake() -> None:
         draw_rows(mixed_pool(2, 2), 1, kind="mdit", seed=0)
 
 
-def test_a_kind_is_one_of_the_projects() -> None:
-    assert [check_kind(kind) for kind in KINDS] == list(KINDS)
+def test_a_kind_is_one_of_the_projects(fields: dict[str, Any]) -> None:
+    source = {"kind": "somewhere:Something", "name": "own"}
+    fields["pools"] = {"mosaic": {}, "mdit": {}, "custom": (source,)}
+    config = ExperimentConfig.model_validate(fields)
+
+    assert [check_kind(kind, config) for kind in KINDS] == list(KINDS)
     with pytest.raises(UserError, match="Did you mean 'mosaic'"):
-        check_kind("mosiac")
+        check_kind("mosiac", config)
+
+
+def test_a_kind_that_the_file_does_not_make_is_the_users_mistake(fields: dict[str, Any]) -> None:
+    config = ExperimentConfig.model_validate(fields)
+
+    with pytest.raises(
+        UserError, match=r"^--kind: `pools` makes no mdit candidates, only original"
+    ):
+        check_kind("mdit", config)
 
 
 # --- Files.

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from raise_mdit import experiment
+from raise_mdit import experiment, synthesis
 from raise_mdit.candidates import Custom, Mosaic
 from raise_mdit.core import KINDS
 from raise_mdit.envs.episode import Episode
-from raise_mdit.errors import ConfigError, DataError
+from raise_mdit.errors import ConfigError, DataError, UserError
 from raise_mdit.experiment_file import load_experiment
 from raise_mdit.export import export_schedule
 from raise_mdit.pool import Pool
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
 from raise_mdit.schedule import read_schedule
+from raise_mdit.sources.mdit import nearest_neighbours
 from raise_mdit.sources.mosaic_wording import OWN_WORDING
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
@@ -66,6 +67,12 @@ class Echo:
                 yield Custom((example.id,), (Message("user", example.prompt), told))
 
 
+class Ending:
+    def make(self, examples, *, rng):
+        told = Message("assistant", "w1 </s>")
+        yield Custom((examples[0].id,), (Message("user", "w1"), told))
+
+
 class Fixed:
     def make(self, examples, *, rng):
         first = examples[0]
@@ -80,24 +87,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, random_llama: Callable[..., Any], tokenizer: Any) -> Path:
+def folder(tmp_path: Path, furnish: Callable[[Path, str], Path]) -> Path:
     """A model with random weights, two sources of random words, and a source of candidates."""
-    random_llama().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    rng = np.random.default_rng(0)
-    for name in ("left", "right"):
-        rows = (
-            {"prompt": words(rng, 5), "completion": words(rng, int(rng.integers(2, 6)))}
-            for _ in range(40)
-        )
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "small.yaml").write_text(YAML.format(folder=tmp_path))
     (tmp_path / "echoes.py").write_text(OWN_SOURCE)
-    return tmp_path
-
-
-def words(rng: np.random.Generator, count: int) -> str:
-    return " ".join(f"w{i}" for i in rng.integers(0, 100, count))
+    return furnish(tmp_path, YAML)
 
 
 def run(folder: Path, *overrides: str, out: str = "run") -> Path:
@@ -175,6 +168,28 @@ def test_a_renewed_run_repeats_itself(folder: Path) -> None:
     assert (first / "pool.parquet").read_bytes() == (second / "pool.parquet").read_bytes()
 
 
+def test_neighbours_are_found_once_for_all_generations(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def counted(embeddings: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        found.append(nearest_neighbours(embeddings, count))
+        return found[-1]
+
+    monkeypatch.setattr(synthesis, "nearest_neighbours", counted)
+    pools = (
+        "pools={{mdit: {{ratio: 0.5, clusters: 2, neighbours: 3, pairing: {}}}, renew: episode}}"
+    )
+
+    pool = prepared(folder, pools.format("nearest"), LEARNED).pool
+
+    assert len(found) == 1
+    assert len(set(pool.generations[pool.generations > 0])) == 5
+    prepared(folder, pools.format("across"), LEARNED)
+    assert len(found) == 1, "other pairings need none"
+
+
 def test_a_random_policy_keeps_to_its_kinds(folder: Path) -> None:
     directory = run(
         folder,
@@ -248,6 +263,57 @@ def test_a_custom_candidate_that_is_too_long_is_left_out_and_counted(folder: Pat
 def test_a_custom_source_that_is_not_there_is_the_users_mistake(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"pools\.custom\.echo\.kind.*'Echo'"):
         prepared(folder, 'pools={custom: [{kind: "echoes:Ecko", name: echo}]}')
+
+
+def test_replay_of_no_example_that_the_data_holds_is_the_users_mistake(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"pools\.mosaic\.replay: replays no example.*0\.008 of 60"):
+        prepared(
+            folder,
+            "pools={original: false, mosaic: {replay: 0.008}}",
+            "data.pool=[{source: left, rows: 20}, {source: right, rows: all}]",
+            "data.decontaminate=false",
+        )
+
+
+def test_special_tokens_of_the_tokenizer_are_kept_out_of_everything(folder: Path) -> None:
+    lines = (folder / "right.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows[:20]:
+        row["completion"] += "</s>"
+    (folder / "right.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    directory = run(
+        folder,
+        "data.pool=[{source: left, rows: 20}, {source: right, rows: all}]",
+        "pools={mosaic: {max_instructions: 2}}",
+    )
+
+    preparation = json.loads((directory / "preparation.json").read_text())
+    listed = [(row["source"], row["token"]) for row in preparation["special_rows"]]
+    assert listed == [("right", "</s>")] * 20
+    assert any(note.startswith("20 examples of the pool hold") for note in preparation["notes"])
+    assert "</s>" not in (directory / "examples.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.system_prompt=w1 <pad>", r"model\.system_prompt: holds '<pad>'"),
+        ("pools={{mosaic: {{wording: {folder}/own.yaml}}}}", r"line 10: tags\.9: makes '</s>'"),
+        (
+            'pools={{custom: [{{kind: "echoes:Ending", name: ending}}]}}',
+            r"pools\.custom\.ending: candidate 1: message 2 holds '</s>'",
+        ),
+    ],
+)
+def test_special_tokens_of_the_users_making_are_refused(
+    folder: Path, override: str, message: str
+) -> None:
+    text = OWN_WORDING.read_text("utf-8").replace('"Item {n}"', '"Item {n}</s>"')
+    (folder / "own.yaml").write_text(text, encoding="utf-8")
+
+    with pytest.raises(UserError, match=message):
+        prepared(folder, override.format(folder=folder))
 
 
 def test_replay_offers_some_originals_plain_beside_mosaics(folder: Path) -> None:

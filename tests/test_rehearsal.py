@@ -15,6 +15,7 @@ import pytest
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import EncodedRow, UpdateStats
 from raise_mdit.envs import TrainingPool
+from raise_mdit.errors import DataError
 from raise_mdit.learners.causal_lm import CausalLmLearner
 from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.learners.trunk_store import TrunkStore
@@ -204,12 +205,12 @@ def test_noise_is_measured_in_one_episode_as_the_policy_will_live_it(
     assert paid._replace(seconds=0) == expected._replace(seconds=0)
 
 
-def test_the_error_is_that_of_returns_on_every_subset(
-    tune: Make, items: Sequence[EncodedRow]
-) -> None:
+def ends_and_note(
+    tune: Make, items: Sequence[EncodedRow], chosen: RewardItems
+) -> tuple[Any, Any, str]:
+    """Losses of the items before and after the episode, by item, and what was told of it."""
     budget = {"steps": 10}
     config = experiment(environment={"window": 8, "batch_size": 2, "budget": budget})
-    chosen = RewardItems(items, ["tasks"] * 8, np.arange(4))
     ends: list[Any] = []
     evaluate = CausalLmLearner.evaluate
 
@@ -223,8 +224,62 @@ def test_the_error_is_that_of_returns_on_every_subset(
 
     scored = np.array([item.num_scored for item in items])
     before, after = (scored * evaluation.item_losses for evaluation in ends)
-    subsets = [list(subset) for subset in combinations(range(8), 4)]
-    returns = [1 - after[subset].sum() / before[subset].sum() for subset in subsets]
+    return before, after, sentence
+
+
+def told_error(sentence: str) -> float:
     error = re.search(r"standard error of ([\d.]+)\.$", sentence)
     assert error
-    assert float(error[1]) == pytest.approx(np.std(returns), abs=0.0008)
+    return float(error[1])
+
+
+def test_the_error_is_that_of_returns_on_every_subset(
+    tune: Make, items: Sequence[EncodedRow]
+) -> None:
+    chosen = RewardItems(items, ["tasks"] * 8, np.arange(4))
+
+    before, after, sentence = ends_and_note(tune, items, chosen)
+
+    subsets = [list(subset) for subset in combinations(range(8), 4)]
+    returns = [1 - after[subset].sum() / before[subset].sum() for subset in subsets]
+    assert told_error(sentence) == pytest.approx(np.std(returns), abs=0.0008)
+
+
+def test_the_error_of_targets_is_that_of_their_mean_on_every_subset(
+    tune: Make, items: Sequence[EncodedRow]
+) -> None:
+    targets = np.array([0, 1, 1, 0, 0, 1, 1, 1])
+    members = [np.flatnonzero(targets == target).tolist() for target in (0, 1)]
+    strata = [str(target) for target in targets]
+    chosen = RewardItems(items, strata, np.array([0, 3, 1, 2, 5]), targets)
+
+    before, after, sentence = ends_and_note(tune, items, chosen)
+
+    shares = [
+        [after[[*subset]].sum() / before[[*subset]].sum() for subset in combinations(rows, drawn)]
+        for rows, drawn in zip(members, (2, 3), strict=True)
+    ]
+    returns = [1 - (one + other) / 2 for one in shares[0] for other in shares[1]]
+    whole = [after[rows].sum() / before[rows].sum() for rows in members]
+    assert f"return is {1 - sum(whole) / 2:.3f}," in sentence
+    assert told_error(sentence) == pytest.approx(np.std(returns), abs=0.0015)
+
+
+def test_strata_are_divided_by_targets_that_count_alike(items: Sequence[EncodedRow]) -> None:
+    targets = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    config = experiment(reward={"items": 4, "balance": "targets"})
+
+    found = choose_reward_items(config, items, ["tasks"] * 8, targets=targets)
+
+    assert found.chosen_targets is not None
+    assert found.chosen_targets.tolist() == [0, 0, 1, 1]
+    assert len(set(found.tasks.tolist())) == 2
+    assert choose_reward_items(config, items, ["tasks"] * 8).chosen_targets is None
+
+
+def test_items_that_leave_out_a_target_are_refused(items: Sequence[EncodedRow]) -> None:
+    targets = np.array([0] * 7 + [1])
+    config = experiment(reward={"items": 2, "balance": "targets"})
+
+    with pytest.raises(DataError, match=r"reward\.items: 2 of 8 items leave a target"):
+        choose_reward_items(config, items, ["tasks"] * 8, targets=targets)

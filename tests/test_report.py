@@ -22,7 +22,9 @@ def arm(policy: str, seed: int, test_loss: float, **fields: Any) -> ArmResult:
     default: dict[str, Any] = {
         "kind": policy,
         "status": "complete",
-        "test_exact_match": 0.25,
+        "metric": "exact_match",
+        "test_metric": 0.25,
+        "target_losses": {"test": 1.0},
         "reward_validation_losses": (2.0, 1.5, 1.25),
         "episode_returns": (),
         "steps": 2,
@@ -257,3 +259,69 @@ def test_running_mean_looks_back_only() -> None:
     means = report_figures.running_mean(values)
     assert means[:3] == [0.0, 0.5, 1.0]
     assert means[-1] == sum(range(2, 10)) / 8
+
+
+# Several targets.
+
+TARGETS = [
+    *arms("base", 4.0, 4.0, target_losses={"<short>": 4.0, "long": 2.0}),
+    *arms("random", 2.0, 2.2, target_losses={"<short>": 2.0, "long": 1.5}),
+    *arms("ppo", 3.0, 3.1, target_losses={"<short>": 1.0, "long": 1.0}),
+]
+"""By the loss over all tokens random is best, by targets ppo."""
+
+
+def test_the_headline_over_several_targets_is_about_what_is_compared() -> None:
+    first, *_ = headline(summarise(TARGETS))
+
+    assert first.startswith("ppo ended at 0.3750 ")
+    assert "of the base model's loss (mean over 2 targets) on the sealed test" in first
+    assert "against 0.6250 [0.6250, 0.6250] for random" in first
+    assert f"difference {MINUS}0.2500" in first
+
+
+def test_without_base_the_headline_over_several_targets_concludes_nothing() -> None:
+    assert headline(summarise(TARGETS[2:])) == [
+        "No policy has finished that could be compared with random."
+    ]
+
+
+def test_several_targets_have_a_table_of_their_losses(tmp_path: Path) -> None:
+    text = Page(written(tmp_path / "report.html", TARGETS)).text
+
+    words = " ".join(text.split())
+    assert "Loss over base's, by target" in words
+    assert "as a share of the base model's on that target: the base arm of this run" in words
+    table = words[words.index("Loss on each target") :]
+    assert table.startswith("Loss on each target Policy <short> (nats) long (nats) base 4.0000")
+    assert "ppo 1.0000 [1.0000, 1.0000] 1.0000" in table
+
+
+def test_one_target_has_no_table_of_its_own(tmp_path: Path) -> None:
+    text = Page(written(tmp_path / "report.html", COMPARED)).text
+
+    assert "Loss on each target" not in text
+    assert "by target" not in text
+
+
+def test_what_is_drawn_of_several_targets_is_what_is_compared() -> None:
+    figure = report_figures.sealed_losses(TARGETS, summarise(TARGETS))
+
+    assert [trace.x[0] for trace in figure.data[::2]] == [1.0, 0.625, 0.375]
+    assert figure.layout.xaxis.title.text == "loss over the base model's"
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "option_likelihood"])
+def test_the_metric_has_a_column_under_its_name(tmp_path: Path, metric: str) -> None:
+    given = arms("random", 1.0, metric=metric, test_metric=0.375)
+
+    text = Page(written(tmp_path / "report.html", given)).text
+
+    assert metric.replace("_", " ").capitalize() in text
+    assert "37.5%" in text
+
+
+def test_without_a_metric_there_is_no_column(tmp_path: Path) -> None:
+    given = arms("random", 1.0, metric=None, test_metric=None)
+
+    assert "match" not in Page(written(tmp_path / "report.html", given)).text.lower()

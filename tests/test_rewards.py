@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raise_mdit.rewards import mean_by_step, stratified_items, subset_error
+from raise_mdit.core import Cost, EncodedRow, Evaluation
+from raise_mdit.rewards import Targets, mean_by_step, stratified_items, subset_error
 
 SEED = 5
 
@@ -106,3 +107,38 @@ def test_strata_that_explain_the_gains_take_the_error_away() -> None:
     gains = np.tile([0.0, 10.0], 50) + rng.normal(0, 0.1, 100)
 
     assert subset_error(gains, strata, 20) < 0.1 * subset_error(gains, ["all"] * 100, 20)
+
+
+# Targets.
+
+
+def item(num_scored: int) -> EncodedRow:
+    ids = np.arange(num_scored + 1)
+    weights = np.tile(np.array([1.0, 0.0], np.float32), (num_scored, 1))
+    return EncodedRow("item", ids, ids[:-1], np.stack([ids[1:]] * 2, axis=1), weights)
+
+
+def losses(*item_losses: float) -> Evaluation:
+    """The loss over all tokens is left out: nothing of targets may depend on it."""
+    return Evaluation(np.nan, np.array(item_losses), np.zeros(len(item_losses), bool), Cost())
+
+
+ITEMS = [item(1), item(3), item(2), item(8)]
+TARGETS = Targets.of(ITEMS, np.array([0, 0, 1, 1]))
+
+
+def test_the_loss_of_a_target_is_the_mean_over_its_scored_tokens() -> None:
+    assert TARGETS.losses(losses(2, 4, 1, 6)).tolist() == [(2 + 3 * 4) / 4, (2 * 1 + 8 * 6) / 10]
+
+
+def test_the_ratio_is_the_mean_over_targets_of_what_is_left_of_their_losses() -> None:
+    before, after = losses(2, 4, 1, 6), losses(1, 2, 2, 12)
+
+    assert TARGETS.ratio(after, before) == (0.5 + 2.0) / 2
+    assert TARGETS.ratio(before, before) == 1.0
+
+
+@pytest.mark.parametrize("numbers", [[0, 0, 1], [0, 0, 2, 2], [1, 1, 1, 1]])
+def test_targets_are_numbered_without_gaps(numbers: list[int]) -> None:
+    with pytest.raises(ValueError, match="targets are one number from 0 for each of 4 items"):
+        Targets.of(ITEMS, np.array(numbers))

@@ -10,24 +10,6 @@ from raise_mdit.synthesis_checks import synthesis_faults
 Fields = dict[str, Any]  # an experiment before validation
 
 
-@pytest.fixture
-def fields() -> Fields:
-    return {
-        "name": "checks",
-        "data": {
-            "sources": (
-                {"name": "tasks", "kind": "playground"},
-                {"name": "maths", "kind": "dataset", "hub": {"name": "openai/gsm8k"}},
-            ),
-            "pool": ({"source": "tasks", "rows": 60}, {"source": "maths", "rows": 40}),
-            "reward_validation": ({"source": "tasks", "rows": 16},),
-            "test": ({"source": "tasks"},),
-        },
-        "environment": {"window": 32, "batch_size": 10, "budget": {"steps": 10}},
-        "policies": ({"kind": "base"}, {"kind": "random"}, {"kind": "ppo"}),
-    }
-
-
 def faults(fields: Fields) -> dict[str, str]:
     """Messages by dotted key."""
     found = synthesis_faults(ExperimentConfig.model_validate(fields))
@@ -68,6 +50,19 @@ def test_confidence_is_read_by_a_model(fields: Fields) -> None:
 def test_replay_beside_all_originals_has_no_effect(fields: Fields) -> None:
     fields["pools"] = {"mosaic": {"replay": 0.5}}
     assert faults(fields)["pools.mosaic.replay"].startswith("has no effect")
+
+
+def test_replay_of_no_example_at_all_is_told(fields: Fields) -> None:
+    fields["pools"] = {"original": False, "mosaic": {"replay": 0.005}}  # 0.5 of 100, rounded to 0
+    assert faults(fields) == {
+        "pools.mosaic.replay": "replays no example, and the pool of plain ones would be empty: "
+        "0.005 of 100 rounds to 0; raise it to 0.01, or leave it out"
+    }
+    fields["pools"]["mosaic"]["replay"] = 0.01
+    assert faults(fields) == {}
+    fields["data"]["pool"] = ({"source": "tasks", "rows": "all"}, {"source": "maths", "rows": 1})
+    fields["pools"]["mosaic"]["replay"] = 0.005  # how many examples that is, only the data tell
+    assert faults(fields) == {}
 
 
 def test_renewal_without_synthesis_has_no_effect(fields: Fields) -> None:

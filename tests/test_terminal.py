@@ -35,7 +35,9 @@ def arms(policy: str, *losses: float, **fields: Any) -> list[ArmResult]:
     default: dict[str, Any] = {
         "kind": policy,
         "status": "complete",
-        "test_exact_match": None,
+        "metric": None,
+        "test_metric": None,
+        "target_losses": {"test": 1.0},
         "reward_validation_losses": (2.0, 1.5),
         "episode_returns": (),
         "steps": 1200,
@@ -142,7 +144,7 @@ def test_without_random_there_is_no_difference() -> None:
 
 
 def test_exact_match_has_a_column_where_it_was_measured() -> None:
-    measured = arms("ppo", 1.5, 1.6, test_exact_match=0.25)
+    measured = arms("ppo", 1.5, 1.6, metric="exact_match", test_metric=0.25)
 
     assert "exact" not in shown(arms("ppo", 1.5, 1.6))["policy"]
     table = shown([*arms("random", 2.0, 2.0), *measured])
@@ -152,9 +154,11 @@ def test_exact_match_has_a_column_where_it_was_measured() -> None:
 
 
 def test_a_long_name_and_every_column_fit_on_120_columns() -> None:
-    results = arms("random", 12.0, 12.1, test_exact_match=0.5)
+    results = arms("random", 12.0, 12.1, metric="exact_match", test_metric=0.5)
     label = "ppo-without-the-semantic-features"
-    long = arms(label, 1.0, 1.1, test_exact_match=1.0, steps=123456, tokens=1234567890)
+    long = arms(
+        label, 1.0, 1.1, metric="exact_match", test_metric=1.0, steps=123456, tokens=1234567890
+    )
 
     line = shown([*results, *long])[label]
 
@@ -163,7 +167,10 @@ def test_a_long_name_and_every_column_fit_on_120_columns() -> None:
 
 
 def test_a_narrow_terminal_cuts_nothing() -> None:
-    results = [*arms("random", 2.0, 2.1, test_exact_match=0.5), *arms("ppo", 1.0, 1.1)]
+    results = [
+        *arms("random", 2.0, 2.1, metric="exact_match", test_metric=0.5),
+        *arms("ppo", 1.0, 1.1),
+    ]
 
     assert shown(results, width=40) == shown(results, width=120)
 
@@ -419,3 +426,31 @@ def test_silence_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     silent.note("a note")
 
     assert capfd.readouterr() == ("", "")
+
+
+# Several targets, and other metrics.
+
+
+def test_several_targets_have_a_column_each_and_are_compared_together() -> None:
+    given = [
+        *arms("base", 9.0, 9.0, target_losses={"short": 4.0, "long": 2.0}),
+        *arms("random", 1.0, 1.0, target_losses={"short": 2.0, "long": 1.5}),
+        *arms("ppo", 2.0, 2.0, target_losses={"short": 1.0, "long": 1.0}),
+    ]
+
+    lines = shown(given, width=160)
+
+    assert lines["loss"].startswith("loss / base's: mean over targets of the loss as a share of")
+    assert re.search(r"test loss +short +long +loss / base's", lines["policy"])
+    assert "1.000 ±0.000" in lines["ppo"]
+    assert "0.375 ±0.000" in lines["ppo"]
+    assert "-0.250 ±0.000" in lines["ppo"]
+
+
+def test_the_likelihood_of_options_has_a_column_under_its_name() -> None:
+    measured = arms("ppo", 1.5, 1.6, metric="option_likelihood", test_metric=0.5)
+
+    table = shown(measured)
+
+    assert " option " in table["policy"]
+    assert "50.0%" in table["ppo"]

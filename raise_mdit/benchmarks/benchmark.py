@@ -12,8 +12,6 @@ from pathlib import Path
 import torch
 
 from raise_mdit.benchmarks.apart import Call
-from raise_mdit.benchmarks.depth import Depth, measure_depth
-from raise_mdit.benchmarks.learners import Trained
 from raise_mdit.benchmarks.learners_at_once import AtOnce, measure_alone, measure_together
 from raise_mdit.benchmarks.policy_training import Overhead
 from raise_mdit.benchmarks.pool_scaling import PoolScale, measure_pool
@@ -24,7 +22,6 @@ from raise_mdit.progress import Progress
 YARDSTICK, OURS = "naive", "cached"
 COMPARED = ("update", "validation", "env_step", "training")
 """Parts whose ratios are reported; an episode is its steps."""
-TRAINED: tuple[Trained, ...] = ("lora", "top_layers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +32,6 @@ class Plan:
     """Numbers of candidates."""
     learners: Sequence[int]
     """Numbers of learners at once."""
-    depths: Sequence[int]
-    """Numbers of trained layers; none for no such table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +43,6 @@ class Benchmark:
     variants: Mapping[str, Measured]
     pool_scaling: Sequence[PoolScale]
     learners_at_once: Sequence[AtOnce]
-    depth: Sequence[Depth]
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -79,7 +73,6 @@ class Benchmark:
             "overhead": self.overhead._asdict(),
             "pool_scaling": [each._asdict() for each in self.pool_scaling],
             "learners_at_once": [each._asdict() for each in self.learners_at_once],
-            "depth": [each._asdict() for each in self.depth],
             "machine": dict(self.machine),
             "setting": self._sizes() | {"variants": {v.name: v.meaning for v in VARIANTS}},
         }
@@ -122,10 +115,6 @@ def run(setting: Setting, plan: Plan, *, call: Call, progress: Progress) -> Benc
     for count in plan.learners:
         progress.start(f"{count} learners at once", None)
         together.append(AtOnce(count, call(measure_together, setting, count), alone))
-    depths = []
-    for trained, layers in [(trained, n) for trained in TRAINED for n in plan.depths]:
-        progress.start(f"{layers} layers trained ({trained})", None)
-        depths.append(call(measure_depth, setting, trained, layers))
     progress.finish()
     return Benchmark(
         setting=setting,
@@ -133,7 +122,6 @@ def run(setting: Setting, plan: Plan, *, call: Call, progress: Progress) -> Benc
         variants=variants,
         pool_scaling=pools,
         learners_at_once=together,
-        depth=depths,
     )
 
 

@@ -61,21 +61,32 @@ def uncached_learner(setting: Setting) -> CausalLmLearner:
 @contextmanager
 def cached_learner(setting: Setting, config: LearnerConfig) -> Iterator[CausalLmLearner]:
     """One whose frozen layers are computed once for each row; no state is there at first."""
-    pretrained = _pretrained(setting)
     with TemporaryDirectory(dir=setting.scratch) as folder:
-        sections = sections_of(
-            TrunkStore(Path(folder), max_bytes=STORE_BYTES),
-            model_digest=pretrained.digest,
-            precision=setting.precision,
-            device_type=pretrained.model.device.type,
-        )
-        yield build_learner(
-            pretrained.model,
-            config,
-            precision=setting.precision,
-            seed=setting.sizes.seed,
-            store=sections,
-        )
+        yield stored_learner(setting, config, Path(folder))
+
+
+def stored_learner(setting: Setting, config: LearnerConfig, states: Path) -> CausalLmLearner:
+    """The same, with the states that learners before it left in a folder.
+
+    Args:
+        setting: Model and precision.
+        config: What is trained, and how.
+        states: An existing folder.
+    """
+    pretrained = _pretrained(setting)
+    sections = sections_of(
+        TrunkStore(states, max_bytes=STORE_BYTES),
+        model_digest=pretrained.digest,
+        precision=setting.precision,
+        device_type=pretrained.model.device.type,
+    )
+    return build_learner(
+        pretrained.model,
+        config,
+        precision=setting.precision,
+        seed=setting.sizes.seed,
+        store=sections,
+    )
 
 
 def stacked_learners(setting: Setting, num_learners: int) -> StackedCausalLmLearners:
@@ -89,7 +100,9 @@ def stacked_learners(setting: Setting, num_learners: int) -> StackedCausalLmLear
     )
 
 
-def learner_config(trained: Trained, layers: int) -> LearnerConfig:
+def learner_config(
+    trained: Trained, layers: int, *, learning_rate: float = LEARNING_RATE
+) -> LearnerConfig:
     """What is trained of the top layers: adapters, or all of them."""
     match trained:
         case "lora":
@@ -98,7 +111,7 @@ def learner_config(trained: Trained, layers: int) -> LearnerConfig:
             )
         case "top_layers":
             part = TopLayersConfig(kind="top_layers", layers=layers)
-    return LearnerConfig(trainable=part, learning_rate=LEARNING_RATE)
+    return LearnerConfig(trainable=part, learning_rate=learning_rate)
 
 
 def _pretrained(setting: Setting) -> Pretrained:

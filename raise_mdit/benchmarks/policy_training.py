@@ -11,9 +11,9 @@ from stable_baselines3.common.logger import Logger
 
 from raise_mdit.agents.ppo import build_ppo, learn
 from raise_mdit.benchmarks.setting import Setting, environment
-from raise_mdit.config import PpoConfig
 from raise_mdit.core import Learner
 from raise_mdit.ledger import Ledger
+from raise_mdit.policy_config import PpoConfig
 from raise_mdit.progress import Silent
 from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
 from raise_mdit.runs import MetricsFile

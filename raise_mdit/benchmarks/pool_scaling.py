@@ -22,10 +22,10 @@ from raise_mdit.agents.ppo import build_ppo
 from raise_mdit.agents.scoring_policy import SetScoringPolicy
 from raise_mdit.agents.static import random_policy
 from raise_mdit.benchmarks.policy_training import EPISODES_PER_UPDATE
-from raise_mdit.config import PpoConfig
 from raise_mdit.core import KINDS, Budget, Cost, EncodedRow, Evaluation, Observation, UpdateStats
 from raise_mdit.envs import InstructionSelectionEnv, TrainingPool
 from raise_mdit.envs.observation import CONTEXT
+from raise_mdit.policy_config import PpoConfig
 
 POOL_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 NUM_FEATURES = 42

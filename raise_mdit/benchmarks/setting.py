@@ -20,7 +20,6 @@ from raise_mdit.config import (
     MosaicConfig,
     PlaygroundSource,
     PoolsConfig,
-    PpoConfig,
     ShareConfig,
 )
 from raise_mdit.core import Budget, EncodedRow, Learner
@@ -29,6 +28,7 @@ from raise_mdit.errors import DataError
 from raise_mdit.learners.forward import Precision
 from raise_mdit.learners.pretrained import Device
 from raise_mdit.ledger import Ledger
+from raise_mdit.policy_config import PpoConfig
 from raise_mdit.preparation import prepare
 from raise_mdit.progress import Progress
 
@@ -142,6 +142,21 @@ def batches(setting: Setting, count: int) -> list[list[EncodedRow]]:
         rng.choice(len(setting.pool), setting.sizes.batch_size, replace=False) for _ in range(count)
     ]
     return [[setting.pool.rows[row] for row in draw] for draw in draws]
+
+
+def fresh_batches(setting: Setting, count: int, *, seed: int) -> list[list[EncodedRow]]:
+    """Batches of which no two share a row.
+
+    Args:
+        setting: Rows, and how many a batch takes.
+        count: Batches; the pool has that many times a batch's rows, or more.
+        seed: Of the draw, besides the setting's own.
+    """
+    size = setting.sizes.batch_size
+    assert count * size <= len(setting.pool), "the pool is too small for batches without repetition"
+    rng = np.random.default_rng((setting.sizes.seed, seed))
+    draw = rng.choice(len(setting.pool), (count, size), replace=False)
+    return [[setting.pool.rows[row] for row in batch] for batch in draw]
 
 
 def environment(

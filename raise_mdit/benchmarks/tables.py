@@ -38,7 +38,7 @@ class TextTable(NamedTuple):
 def tables(benchmark: Benchmark) -> list[TextTable]:
     """Everything that was measured; nothing for what was not."""
     made = [_variants(benchmark), _overhead(benchmark), _pools(benchmark), _learners(benchmark)]
-    return [table for table in [*made, _depth(benchmark)] if table.rows]
+    return [table for table in made if table.rows]
 
 
 def as_markdown(table: TextTable) -> str:
@@ -161,23 +161,6 @@ def _learners(benchmark: Benchmark) -> TextTable:
         "Learners at once: update and validation of each",
         ["learners", "together", "one after another", "speed-up"],
         rows,
-    )
-
-
-def _depth(benchmark: Benchmark) -> TextTable:
-    return TextTable(
-        "Layers that are trained",
-        ["", "layers", "update", "validation pass", "fall of the validation loss"],
-        [
-            [
-                each.trained.replace("_", " "),
-                f"{each.layers}",
-                duration(each.update_seconds),
-                duration(each.validation_seconds),
-                f"{each.gain:.1%}",
-            ]
-            for each in benchmark.depth
-        ],
     )
 
 

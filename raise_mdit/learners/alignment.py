@@ -4,11 +4,12 @@ LESS (arXiv 2402.04333) and GREATS (Wang et al., NeurIPS 2024) rate a candidate 
 of the gradient of its loss and that of the validation loss: to first order, and for each unit of
 learning rate, what a step of gradient descent on it takes off the validation loss. In a linear
 layer y = W a the gradient of row i is sum_t g_it a_it', with g the gradient at y, so that its
-product with a matrix G is sum_t g_it . (G a_it) (the ghost inner product of GREATS): one backward
-pass serves a batch of rows, and no row's gradient is ever formed.
+product with a matrix G is sum_t g_it . (G a_it), and with the gradient of row j
+sum_ts (a_it . a_js) (g_it . g_js) (the ghost inner product of GREATS): one backward pass serves a
+batch of rows, and no row's gradient is ever formed.
 
-Shapes: ``W`` candidates, ``B`` rows of a batch, ``T`` tokens, ``I`` and ``O`` what a linear module
-reads and gives.
+Shapes: ``W`` candidates, ``B`` rows of a batch, ``T`` tokens, ``N`` tokens of all rows that have a
+gradient, ``I`` and ``O`` what a linear module reads and gives.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ Spearman's correlation with the products over all trained parameters (top four l
 SmolLM2-135M; 28 candidates of GSM8K and Alpaca, 12 validation rows of GSM8K) is 0.90 for both
 untuned, 0.90 and 0.91 after 8 updates at 1e-4 on other rows, 0.88 and 0.89 after 16; 0.93 and 0.91
 untuned on another draw (experiments/LOG.md). The second takes 0.83 of the first's operations."""
+
+GRAM_TOKENS = 2048
+"""Tokens that are multiplied at once with as many others: two products of 16 MiB, which are soon
+bound by arithmetic rather than memory."""
 
 
 class GradientAlignment:
@@ -91,6 +96,36 @@ class GradientAlignment:
         cost = spent.plus(also_spent)
         return products, cost._replace(seconds=time.perf_counter() - started)
 
+    def measure_pairs(
+        self, candidates: Sequence[EncodedRow], validation: Sequence[EncodedRow]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Cost]:
+        """What :meth:`measure` gives, and products [W, W] of the candidates' own gradients.
+
+        The pairs take no pass of their own, but what a linear module reads and the gradient at what
+        it gives stay in memory for all candidates, I + O numbers a token. Tokens without a gradient
+        are left out: padding, and for the last linear module all that are not scored.
+
+        Args:
+            candidates: Plain or interpolated rows.
+            validation: The rows whose loss is to fall.
+        """
+        started = time.perf_counter()
+        gradients, cost = self._gradients(validation)
+        products = np.zeros(len(candidates), np.float32)
+        kept: list[list[_Factors]] = [[] for _ in gradients]
+        for reading in self._read(candidates, _label_masses(candidates)):
+            products[reading.indices] = reading.products(gradients)
+            for of_module, tap in zip(kept, reading.taps, strict=True):
+                of_module.append(tap.packed(reading.indices))
+            cost = cost.plus(reading.cost)
+        gram = torch.zeros(len(candidates), len(candidates), device=self._part.forward.device)
+        for of_module in kept:
+            factors = _joined(of_module)
+            gram += _gram(factors, len(candidates))
+            cost = cost.plus(Cost(flops=_gram_flops(factors, len(candidates))))
+        cost = cost._replace(seconds=time.perf_counter() - started)
+        return products, gram.cpu().numpy(), cost  # sync: the result
+
     def _gradients(self, rows: Sequence[EncodedRow]) -> tuple[list[torch.Tensor], Cost]:
         """Gradients [O, I], float32, of the mean loss of all rows, module by module."""
         masses = _label_masses(rows)
@@ -111,9 +146,7 @@ class GradientAlignment:
         products = np.zeros(len(rows), np.float32)
         cost = Cost()
         for reading in self._read(rows, _label_masses(rows)):
-            pairs = zip(reading.taps, gradients, strict=True)
-            products_MB = torch.stack([tap.products(gradient_OI) for tap, gradient_OI in pairs])
-            products[reading.indices] = products_MB.sum(dim=0).cpu().numpy()  # sync: the result
+            products[reading.indices] = reading.products(gradients)
             cost = cost.plus(reading.cost)
         return products, cost
 
@@ -183,6 +216,25 @@ def alignment_signal(
     return lambda candidates: alignment.measure(candidates, validation)
 
 
+def gradient_products(
+    learner: CausalLmLearner,
+    validation: Sequence[EncodedRow],
+    *,
+    subspace: Subspace = "last_linear",
+) -> Callable[[Sequence[EncodedRow]], tuple[NDArray[np.float32], NDArray[np.float32], Cost]]:
+    """What GREATS asks at each moment: products [W] with ``validation``, and [W, W] of the rows.
+
+    Args:
+        learner: That of the environment.
+        validation: Rows whose loss is to fall; each call reads them again, as the learner changes.
+        subspace: Whose weight matrices are differentiated.
+    """
+    alignment = GradientAlignment(
+        learner.part, learner.trunk_cache, flops=learner.flops, subspace=subspace
+    )
+    return lambda candidates: alignment.measure_pairs(candidates, validation)
+
+
 class _Tap(NamedTuple):
     """A linear module in one pass."""
 
@@ -201,11 +253,29 @@ class _Tap(NamedTuple):
         along_BTO = input_BTI @ gradient_OI.T.to(input_BTI.dtype)
         return (gradient_BTO.float() * along_BTO.float()).sum(dim=(1, 2))
 
+    def packed(self, indices: Sequence[int]) -> _Factors:
+        """The tokens that have a gradient, of all rows of the batch, which ``indices`` name."""
+        gradient_BTO, input_BTI = self._factors()
+        has_gradient_BT = (gradient_BTO != 0).any(dim=-1)
+        rows_B = torch.tensor(indices, device=gradient_BTO.device)
+        rows_BT = rows_B[:, None].expand(has_gradient_BT.shape)
+        parts = (input_BTI, gradient_BTO, rows_BT)
+        return _Factors(*(part[has_gradient_BT] for part in parts))  # sync: how many there are
+
     def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Both in the precision in which the module multiplied."""
         gradient_BTO = self.output_BTO.grad
         assert gradient_BTO is not None, "the loss depends on the module"
         return gradient_BTO, self.input_BTI.to(gradient_BTO.dtype)
+
+
+class _Factors(NamedTuple):
+    """What a linear module's gradients are made of, token by token."""
+
+    inputs_NI: torch.Tensor
+    gradients_NO: torch.Tensor
+    rows_N: torch.Tensor
+    """The candidate that each token is of."""
 
 
 @dataclass(slots=True)
@@ -225,6 +295,47 @@ class _Reading(NamedTuple):
     """Of the batch's rows."""
     taps: list[_Tap]
     cost: Cost
+
+    def products(self, gradients: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+        """Products [B] of each row's gradients with those given, summed over the modules."""
+        pairs = zip(self.taps, gradients, strict=True)
+        products_MB = torch.stack([tap.products(gradient_OI) for tap, gradient_OI in pairs])
+        products_B: NDArray[np.float32] = products_MB.sum(dim=0).cpu().numpy()  # sync: the result
+        return products_B
+
+
+def _joined(parts: Sequence[_Factors]) -> _Factors:
+    return _Factors(*(torch.cat(own) for own in zip(*parts, strict=True)))
+
+
+def _gram(factors: _Factors, num_rows: int) -> torch.Tensor:
+    """Products [W, W] of all rows' gradients by one module, float32.
+
+    Each block of tokens meets itself and those behind it; the rest follows by symmetry.
+    """
+    gram_WW = torch.zeros(num_rows, num_rows, device=factors.rows_N.device)
+    owners_NW = nn.functional.one_hot(factors.rows_N, num_rows).float()
+    blocks = _blocks(len(factors.rows_N))
+    for index, first in enumerate(blocks):
+        for other in blocks[index:]:
+            inputs = factors.inputs_NI[first] @ factors.inputs_NI[other].T
+            gradients = factors.gradients_NO[first] @ factors.gradients_NO[other].T
+            products = inputs.float() * gradients.float()
+            block_WW = owners_NW[first].T @ (products @ owners_NW[other])
+            gram_WW += block_WW if first is other else block_WW + block_WW.T
+    return gram_WW
+
+
+def _gram_flops(factors: _Factors, num_rows: int) -> float:
+    """Of :func:`_gram`."""
+    width = factors.inputs_NI.shape[1] + factors.gradients_NO.shape[1] + num_rows
+    sizes = [len(factors.rows_N[block]) for block in _blocks(len(factors.rows_N))]
+    token_pairs = (sum(sizes) ** 2 + sum(size**2 for size in sizes)) / 2
+    return 2.0 * width * token_pairs
+
+
+def _blocks(num_tokens: int) -> list[slice]:
+    return [slice(start, start + GRAM_TOKENS) for start in range(0, num_tokens, GRAM_TOKENS)]
 
 
 def _linears(layer: nn.Module) -> dict[str, nn.Module]:

@@ -74,7 +74,7 @@ def measure(
     whole = read(model, rows, digest=digest, precision=precision, cache=cache, advance=advance)
     alone = read(
         model,
-        [_without_prompt(row, start_token) for row in rows],
+        without_prompts(rows, start_token),
         digest=digest,
         precision=precision,
         cache=cache,
@@ -124,6 +124,11 @@ def start_token(tokenizer: Tokenizer) -> int:
     """What stands before a response that is read alone."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     return int(eos if bos is None else bos)
+
+
+def without_prompts(rows: Sequence[EncodedRow], start_token: int) -> list[EncodedRow]:
+    """The responses of plain rows alone, each behind a start token."""
+    return [_without_prompt(row, start_token) for row in rows]
 
 
 class _Probe:

@@ -6,28 +6,18 @@ read; :mod:`raise_mdit.sources.custom_contract` has the check for the user's own
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import os
-import pkgutil
-import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 
 from raise_mdit.candidates import Custom
 from raise_mdit.config import CustomSourceConfig
 from raise_mdit.core import Example, Message, Role
-from raise_mdit.errors import ConfigError, DataError, nearest
-
-LONGEST_SHOWN = 300
-"""Characters of the text of a foreign exception that a message repeats."""
+from raise_mdit.encoding import NOTHING_SPECIAL, SpecialTokens
+from raise_mdit.errors import DataError, nearest
+from raise_mdit.own_class import Fault, find_class, has_method, make_own, told, type_name
 
 _ROLES: tuple[str, ...] = get_args(Role)
 
@@ -73,6 +63,8 @@ class CandidateSource(Protocol):
         A candidate names its parents, at least one of ``examples`` by id and none twice: what is
         known of those is what is known of it. Its messages are a conversation in which no text is
         blank: a system turn or none, then user and assistant in turns, the assistant's last.
+        Nor does any text hold a special token of the tokenizer, such as `<|im_end|>`, which would
+        be read as that token.
 
         Args:
             examples: The pool's examples, in a fixed order.
@@ -88,10 +80,6 @@ class ContractError(DataError):
 def load_source(config: CustomSourceConfig) -> CandidateSource:
     """The source that an entry of `pools.custom` names, made with its options.
 
-    While its module is imported, and no longer, the working directory is the first place where
-    modules are looked for, as under `python -m`. A module beside it that is imported inside a
-    function is therefore not found; import it at the top.
-
     Args:
         config: The entry.
 
@@ -100,15 +88,8 @@ def load_source(config: CustomSourceConfig) -> CandidateSource:
             the user's own code raised, which is then the cause.
     """
     where = f"pools.custom.{config.name}"
-    module_name, _, class_name = config.kind.partition(":")
-    found = _class(_module(module_name, where), class_name, where)
-    _check_options(found, config, where)
-    try:
-        source: CandidateSource = found(**config.options)
-    except Exception as error:  # the user's code, which may raise anything
-        raise ConfigError(
-            f"{where}.options: {class_name} raised {_told(error)}; mend the class or its options"
-        ) from error
+    found = find_class(config.kind, where, method="make")
+    source: CandidateSource = make_own(found, where, config.options, given={})
     return source
 
 
@@ -117,6 +98,8 @@ def candidates_of(
     config: CustomSourceConfig,
     examples: Sequence[Example],
     rng: np.random.Generator,
+    *,
+    special: SpecialTokens = NOTHING_SPECIAL,
 ) -> Iterator[Custom]:
     """What a source makes, each candidate checked as it comes; nothing is kept.
 
@@ -125,13 +108,14 @@ def candidates_of(
         config: The entry of `pools.custom` that names it in errors.
         examples: The pool's examples; the source is handed a list of its own.
         rng: Of this source and this call alone.
+        special: What the tokenizer would not read as text.
 
     Raises:
         DataError: A candidate breaks the contract, there is none, or the source's own code raised,
             which is then the cause. Candidates are counted from 1.
     """
     where = f"pools.custom.{config.name}"
-    made = inspected(source, list(examples), rng)
+    made = inspected(source, list(examples), rng, special=special)
     for number, candidate in enumerate(_named(made, where), start=1):
         if not isinstance(candidate, Custom):
             faults = "; ".join(f"{fault.wrong}: {fault.mend}" for fault in candidate)
@@ -140,34 +124,31 @@ def candidates_of(
 
 
 def inspected(
-    source: CandidateSource, examples: list[Example], rng: np.random.Generator
+    source: CandidateSource,
+    examples: list[Example],
+    rng: np.random.Generator,
+    *,
+    special: SpecialTokens = NOTHING_SPECIAL,
 ) -> Iterator[Made]:
     """Each candidate, or its faults; ends by :class:`Stopped` where the source cannot go on."""
     known = {example.id for example in examples}
-    if not _makes(source):
+    if not has_method(source, "make"):
         raise Stopped("it has no method `make`", "write `def make(self, examples, *, rng)`")
     num_made = 0
     made = _of_the_user(lambda: source.make(examples, rng=rng), num_made)
     if not isinstance(made, Iterable):
         raise Stopped(
-            f"what `make` gives is {_type_name(made)}, which cannot be iterated over",
+            f"what `make` gives is {type_name(made)}, which cannot be iterated over",
             "yield candidates, or return a list of them",
         )
     candidates = _of_the_user(lambda: iter(made), num_made)
     end = object()
     while (candidate := _of_the_user(lambda: next(candidates, end), num_made)) is not end:
         num_made += 1
-        faults = tuple(_candidate_faults(candidate, known))
+        faults = tuple(_candidate_faults(candidate, known, special))
         yield faults or candidate
     if num_made == 0:
         raise Stopped("it makes no candidate", "yield at least one, or leave the source out")
-
-
-class Fault(NamedTuple):
-    """What is wrong with a source or a candidate, and how to mend it."""
-
-    wrong: str
-    mend: str
 
 
 Made = Custom | tuple[Fault, ...]
@@ -182,81 +163,6 @@ class Stopped(Exception):
         self.fault = Fault(wrong, mend)
 
 
-def _module(name: str, where: str) -> ModuleType:
-    with _working_directory_first():
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise _import_failed(name, where, error) from error  # an import inside it failed
-            raise ConfigError(
-                f"{where}.kind: there is no module {error.name!r}; give `package.module:Class` of "
-                "a file below the working directory or of an installed package."
-                f"{nearest(error.name, _siblings(error.name))}"
-            ) from error
-        except Exception as error:  # the user's code, which may raise anything
-            raise _import_failed(name, where, error) from error
-
-
-def _import_failed(name: str, where: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{where}.kind: importing {name!r} raised {_told(error)}; mend that module, or give another"
-    )
-
-
-@contextmanager
-def _working_directory_first() -> Iterator[None]:
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _siblings(missing: str) -> list[str]:
-    """Modules that stand where one was looked for."""
-    package, dot, _ = missing.rpartition(".")
-    folders = getattr(sys.modules.get(package), "__path__", []) if package else [os.getcwd()]
-    return [f"{package}{dot}{module.name}" for module in pkgutil.iter_modules(folders)]
-
-
-def _class(module: ModuleType, name: str, where: str) -> type[Any]:  # Any: options are its own
-    found = getattr(module, name, None)
-    if isinstance(found, type) and _makes(found):
-        return found
-    sources = [key for key, value in vars(module).items() if _is_source(value)]
-    offer = f"its classes with `make` are {', '.join(sources)}" if sources else "no class has one"
-    if found is None:
-        wrong = f"module {module.__name__!r} has no class {name!r} with a method `make`"
-    elif isinstance(found, type):
-        wrong = f"class {name!r} of module {module.__name__!r} has no method `make`"
-    else:
-        wrong = f"{name!r} of module {module.__name__!r} is {_type_name(found)}, not a class"
-    raise ConfigError(f"{where}.kind: {wrong}; {offer}.{nearest(name, sources)}")
-
-
-def _is_source(value: object) -> bool:
-    return isinstance(value, type) and _makes(value) and value is not CandidateSource
-
-
-def _makes(value: object) -> bool:
-    return callable(getattr(value, "make", None))
-
-
-def _check_options(found: type[Any], config: CustomSourceConfig, where: str) -> None:
-    signature = inspect.signature(found)
-    try:
-        signature.bind(**config.options)
-    except TypeError as error:
-        unknown = [option for option in config.options if option not in signature.parameters]
-        hint = nearest(unknown[0], signature.parameters) if unknown else ""
-        taken = signature.replace(return_annotation=inspect.Signature.empty)
-        raise ConfigError(
-            f"{where}.options: {error}; allowed: {found.__name__}{taken}.{hint}"
-        ) from error
-
-
 def _named(made: Iterator[Made], where: str) -> Iterator[Made]:
     try:
         yield from made
@@ -269,28 +175,30 @@ def _of_the_user(call: Callable[[], Any], num_made: int) -> Any:  # Any: to be c
         return call()
     except Exception as error:  # the user's code, which may raise anything
         when = f"after candidate {num_made}" if num_made else "before its first candidate"
-        raise Stopped(f"`make` raised {_told(error)} {when}", "mend the source") from error
+        raise Stopped(f"`make` raised {told(error)} {when}", "mend the source") from error
 
 
-def _candidate_faults(candidate: object, known: set[str]) -> Iterator[Fault]:
+def _candidate_faults(
+    candidate: object, known: set[str], special: SpecialTokens
+) -> Iterator[Fault]:
     if not isinstance(candidate, Custom):
         yield Fault(
-            f"it is {_type_name(candidate)}",
+            f"it is {type_name(candidate)}",
             "yield `raise_mdit.candidates.Custom(examples=..., messages=...)`",
         )
         return
     yield from _parent_faults(candidate.examples, known)
-    yield from _message_faults(candidate.messages)
+    yield from _message_faults(candidate.messages, special)
 
 
 def _parent_faults(parents: object, known: set[str]) -> Iterator[Fault]:
     mend = "give `examples` as a tuple of ids, such as `examples=(example.id,)`"
     if not isinstance(parents, tuple):
-        yield Fault(f"its parents are {_type_name(parents)}, not a tuple", mend)
+        yield Fault(f"its parents are {type_name(parents)}, not a tuple", mend)
         return
     foreign = [parent for parent in parents if not isinstance(parent, str)]
     if foreign:
-        yield Fault(f"a parent is {_type_name(foreign[0])}, not an id", mend)
+        yield Fault(f"a parent is {type_name(foreign[0])}, not an id", mend)
         return
     if not parents:
         yield Fault("it has no parents", "name at least one example that it is made from")
@@ -304,18 +212,18 @@ def _parent_faults(parents: object, known: set[str]) -> Iterator[Fault]:
         yield Fault(wrong, "name each parent once; the share of each is the same")
 
 
-def _message_faults(messages: object) -> Iterator[Fault]:
+def _message_faults(messages: object, special: SpecialTokens) -> Iterator[Fault]:
     mend = 'give `messages` as a tuple of `raise_mdit.core.Message("user", "...")`'
     if not isinstance(messages, tuple):
-        yield Fault(f"its messages are {_type_name(messages)}, not a tuple", mend)
+        yield Fault(f"its messages are {type_name(messages)}, not a tuple", mend)
         return
     foreign = [message for message in messages if not isinstance(message, Message)]
     if foreign:
-        yield Fault(f"a message is {_type_name(foreign[0])}, not a Message", mend)
+        yield Fault(f"a message is {type_name(foreign[0])}, not a Message", mend)
         return
     yield from _role_faults([message.role for message in messages])
     for number, message in enumerate(messages, start=1):
-        yield from _content_faults(message.content, f"message {number}")
+        yield from _content_faults(message.content, f"message {number}", special)
 
 
 def _role_faults(roles: Sequence[object]) -> Iterator[Fault]:
@@ -336,13 +244,16 @@ def _role_faults(roles: Sequence[object]) -> Iterator[Fault]:
         )
 
 
-def _content_faults(content: object, where: str) -> Iterator[Fault]:
+def _content_faults(content: object, where: str, special: SpecialTokens) -> Iterator[Fault]:
     if not isinstance(content, str):
-        yield Fault(f"{where} is {_type_name(content)}", "give every content as text")
+        yield Fault(f"{where} is {type_name(content)}", "give every content as text")
     elif not content.strip():
         yield Fault(f"{where} is blank", "give every message a text, or leave the turn out")
     elif not _is_unicode(content):
         yield Fault(f"{where} has half of a surrogate pair", "give every content as valid Unicode")
+    elif token := special.found_in(content):
+        wrong = f"{where} holds {token!r}, which the tokenizer reads as a special token"
+        yield Fault(wrong, "leave such texts out, as the chat template adds what is needed")
 
 
 def _is_unicode(text: str) -> bool:
@@ -351,22 +262,6 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _told(error: Exception) -> str:
-    """Type, text and place of what the user's code raised."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and "importlib" not in frame.filename
-    ]
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = textwrap.shorten(str(error), LONGEST_SHOWN, placeholder=" ...")
-    return f"{type(error).__name__}: {text}{place}"
-
-
-def _type_name(value: object) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def _shown(value: object) -> str:

@@ -6,10 +6,7 @@ checked too, one candidate at a time; here it is run twice, and all that is wron
 
 from __future__ import annotations
 
-import pickle
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import NamedTuple
@@ -18,10 +15,11 @@ import numpy as np
 
 from raise_mdit.candidates import Custom
 from raise_mdit.core import Example
+from raise_mdit.encoding import NOTHING_SPECIAL, SpecialTokens, Tokenizer
+from raise_mdit.own_class import Fault, watched_generators
 from raise_mdit.sources.custom import (
     CandidateSource,
     ContractError,
-    Fault,
     Made,
     Stopped,
     inspected,
@@ -31,7 +29,13 @@ NUM_NUMBERS_SHOWN = 3
 """Candidates that a fault lists; the rest are counted."""
 
 
-def check_source(source: CandidateSource, examples: Sequence[Example], *, seed: int = 0) -> None:
+def check_source(
+    source: CandidateSource,
+    examples: Sequence[Example],
+    *,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+) -> None:
     """Nothing, if a source keeps its contract for these examples.
 
     It is run twice, on copies of the examples. What it makes is compared and kept in memory, so a
@@ -41,13 +45,16 @@ def check_source(source: CandidateSource, examples: Sequence[Example], *, seed: 
         source: Of the user's.
         examples: At least one; better examples that differ in length and number of turns.
         seed: Of the generators that both runs are given.
+        tokenizer: Of the model to be tuned, such as `AutoTokenizer.from_pretrained` gives it: no
+            text may hold one of its special tokens. None does not look for any.
 
     Raises:
         ContractError: With all faults; candidates are counted from 1.
     """
     assert examples, "a source is checked on at least one example"
-    with _watched_generators() as touched:
-        first, second = (_run(source, examples, seed) for _ in range(2))
+    special = NOTHING_SPECIAL if tokenizer is None else SpecialTokens.of(tokenizer)
+    with watched_generators() as touched:
+        first, second = (_run(source, examples, seed, special) for _ in range(2))
         general = [*first.faults, *touched()]
     general += _differences(first, second)
     lines = [f"{fault.wrong}; {fault.mend}" for fault in general] + _grouped(first.made)
@@ -64,14 +71,16 @@ class _Run(NamedTuple):
     """What the source's code raised."""
 
 
-def _run(source: CandidateSource, examples: Sequence[Example], seed: int) -> _Run:
+def _run(
+    source: CandidateSource, examples: Sequence[Example], seed: int, special: SpecialTokens
+) -> _Run:
     """Everything a source makes of copies of the examples."""
     given = [replace(example) for example in examples]
     made: list[Made] = []
     faults: list[Fault] = []
     cause = None
     try:
-        made.extend(inspected(source, given, np.random.default_rng(seed)))
+        made.extend(inspected(source, given, np.random.default_rng(seed), special=special))
     except Stopped as stop:
         faults.append(stop.fault)
         cause = stop.__cause__
@@ -89,30 +98,6 @@ def _differences(first: _Run, second: _Run) -> list[Fault]:
     wrong = f"two runs with the same seed differ, first in candidate {number}"
     mend = "draw from `rng` alone, sort sets, and keep nothing from one call of `make` to the next"
     return [Fault(wrong, mend)]
-
-
-@contextmanager
-def _watched_generators() -> Iterator[Callable[[], list[Fault]]]:
-    """Gives a function that tells which global generators were used, and sets those back."""
-    # The global generators are what is watched; nothing is drawn from them.
-    python, numpy = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
-
-    def touched() -> list[Fault]:
-        now = np.random.get_state(legacy=False)  # noqa: NPY002
-        used = {
-            "random": random.getstate() != python,
-            "numpy.random": pickle.dumps(now) != pickle.dumps(numpy),
-        }
-        mend = "draw from `rng`, and seed no global generator"
-        return [
-            Fault(f"it uses the global generator of `{name}`", mend) for name in used if used[name]
-        ]
-
-    try:
-        yield touched
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _grouped(made: Sequence[Made]) -> list[str]:

@@ -69,6 +69,7 @@ def interpolate(
     num_neighbours: int,
     max_length: int,
     rng: np.random.Generator,
+    neighbours: NDArray[np.int64] | None = None,
 ) -> Interpolation:
     """Recipes of interpolated candidates.
 
@@ -94,12 +95,17 @@ def interpolate(
         num_neighbours: Over which density is measured, and among which `nearest` draws.
         max_length: Longest row in tokens.
         rng: Random numbers.
+        neighbours: [M, K] of the examples, as :func:`nearest_neighbours` gives them, read by
+            pairing with the nearest alone; None has them found. Whoever interpolates the same
+            examples again keeps them.
 
     Raises:
         DataError: The pairing is impossible for these examples, or no pair fits the length limit.
     """
     wanted = round(num_kept * oversample)
-    partners = _partners(pairing, embeddings, tasks, confidence, num_neighbours)
+    if pairing == "nearest" and neighbours is None:
+        neighbours = nearest_neighbours(embeddings, num_neighbours)
+    partners = _partners(pairing, tasks, confidence, neighbours)
     drawn = _draw_pairs(partners, lengths, wanted, max_length, rng)
     firsts, seconds = drawn.pairs.T
     weights = rng.beta(alpha, alpha, size=len(firsts))
@@ -146,6 +152,27 @@ def density(points: NDArray[np.float32], num_neighbours: int) -> NDArray[np.floa
     # In double precision inside. A product of blocks by numpy and argpartition took as long.
     distances, _ = NearestNeighbors(n_neighbors=num_neighbours).fit(points).kneighbors()
     return np.asarray(1.0 / np.maximum(distances.mean(axis=1), 1e-12), np.float64)
+
+
+def nearest_neighbours(embeddings: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """[M, K] the examples nearest to each, itself left out, found exactly; K is at most M - 1.
+
+    That took 81 s of one core for 52,002 x 576, and grows with the square of the examples.
+
+    Args:
+        embeddings: [M, H] of the examples.
+        count: Of neighbours wanted.
+
+    Raises:
+        DataError: There is one example only.
+    """
+    if len(embeddings) < 2:
+        raise DataError(
+            "pools.mdit.pairing: nearest needs two examples at least, got "
+            f"{len(embeddings)}; ask for more rows in data.pool"
+        )
+    found = NearestNeighbors(n_neighbors=min(count, len(embeddings) - 1)).fit(embeddings)
+    return np.asarray(found.kneighbors(return_distance=False), np.int64)
 
 
 def proportional_quotas(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
@@ -238,10 +265,9 @@ def _mixed(
 
 def _partners(
     pairing: Pairing,
-    embeddings: NDArray[np.float32],
     tasks: NDArray[np.int64],
     confidence: NDArray[np.float64] | None,
-    num_neighbours: int,
+    neighbours: NDArray[np.int64] | None,
 ) -> _Partners:
     match pairing:
         case "across":
@@ -249,7 +275,8 @@ def _partners(
         case "within":
             return _within(tasks)
         case "nearest":
-            return _nearest(embeddings, num_neighbours)
+            assert neighbours is not None, "neighbours are found before partners"
+            return _among(neighbours)
         case "confidence":
             return _by_confidence(confidence)
 
@@ -281,25 +308,12 @@ def _within(tasks: NDArray[np.int64]) -> _Partners:
     return _Partners(exist, draw)
 
 
-def _nearest(embeddings: NDArray[np.float32], num_neighbours: int) -> _Partners:
-    """Partners among the nearest, found exactly.
-
-    That took 81 s of one core for 52,002 x 576, and grows with the square of the examples.
-    """
-    if len(embeddings) < 2:
-        raise DataError(
-            "pools.mdit.pairing: nearest needs two examples at least, got "
-            f"{len(embeddings)}; ask for more rows in data.pool"
-        )
-    num_neighbours = min(num_neighbours, len(embeddings) - 1)
-    found = NearestNeighbors(n_neighbors=num_neighbours).fit(embeddings)
-    neighbours = np.asarray(found.kneighbors(return_distance=False), np.int64)
-
+def _among(neighbours: NDArray[np.int64]) -> _Partners:
     def draw(firsts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        which = rng.integers(num_neighbours, size=len(firsts))
+        which = rng.integers(neighbours.shape[1], size=len(firsts))
         return np.asarray(neighbours[firsts, which], np.int64)
 
-    return _Partners(np.ones(len(embeddings), np.bool_), draw)
+    return _Partners(np.ones(len(neighbours), np.bool_), draw)
 
 
 def _by_confidence(confidence: NDArray[np.float64] | None) -> _Partners:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, Field, ValidationError
 
 from raise_mdit.candidates import content_hash
-from raise_mdit.config import Section
-from raise_mdit.errors import ConfigError, nearest
-from raise_mdit.yaml_document import Document, Fault, Location, UnreadableYaml, parse
+from raise_mdit.config import MosaicConfig
+from raise_mdit.config_section import Section
+from raise_mdit.encoding import NOTHING_SPECIAL, SpecialTokens
+from raise_mdit.errors import ConfigError
+from raise_mdit.schema_faults import schema_faults, shown
+from raise_mdit.yaml_document import Document, Fault, Location, UnreadableYaml, Value, parse
 
 OWN_WORDING = Path(__file__).with_name("mosaic_wording.yaml")
 """The file that is read where the user names none."""
@@ -52,10 +55,11 @@ def _placeholders(*names: str) -> AfterValidator:
 
     def check(text: str) -> str:
         if not text.strip() or "\n" in text:
-            raise ValueError("should be one line of text, not empty")
+            raise ValueError(f"should be one line of text, not empty, got {shown(text)}")
         if sorted(_PLACEHOLDER.findall(text)) != sorted(names):
             wanted = " and ".join(f"{{{name}}}" for name in names)
-            raise ValueError(f"should hold {wanted} once" if names else "should hold no {...}")
+            held = f"{wanted} once" if names else "no {...}"
+            raise ValueError(f"should hold {held}, got {shown(text)}")
         return text
 
     return AfterValidator(check)
@@ -141,22 +145,79 @@ class Wording(Section):
         return sentences
 
 
-def load_wording(path: Path | None = None) -> Wording:
-    """The wording in a file; the project's own without one.
+def wording_of(config: MosaicConfig | None, *, special: SpecialTokens = NOTHING_SPECIAL) -> Wording:
+    """The wording that the mosaics of an experiment take; the project's own without mosaics.
+
+    Args:
+        config: The key `pools.mosaic`.
+        special: As :func:`load_wording`; nothing is looked for where there are no mosaics.
 
     Raises:
-        ConfigError: Naming the file and every key at fault.
+        ConfigError: As :func:`load_wording`.
+    """
+    if config is None:
+        return load_wording()
+    return load_wording(Path(config.wording) if config.wording else None, special=special)
+
+
+def load_wording(path: Path | None = None, *, special: SpecialTokens = NOTHING_SPECIAL) -> Wording:
+    """The wording in a file; the project's own without one.
+
+    Args:
+        path: Of a user's own file.
+        special: What the tokenizer would not read as text.
+
+    Raises:
+        ConfigError: Naming the file, the line and every key at fault, or that something it says
+            holds a special token.
     """
     path = path or OWN_WORDING
     document = _document(path)
     try:
         wording = Wording.model_validate(document.value)
     except ValidationError as error:
-        schema_faults = [_fault(details) for details in error.errors(include_url=False)]
-        raise ConfigError(_report(path, document, schema_faults)) from error
-    if document.faults:
-        raise ConfigError(_report(path, document, []))
+        faults = schema_faults(error, document.value, model=Wording)
+        raise ConfigError(_report(path, document, faults)) from error
+    special_faults = list(_special_faults(wording, special))
+    if document.faults or special_faults:
+        raise ConfigError(_report(path, document, special_faults))
     return wording
+
+
+def _special_faults(wording: Wording, special: SpecialTokens) -> Iterator[Fault]:
+    found = {
+        (where, token): None
+        for where, text in _said(wording, special)
+        if (token := special.found_in(text))
+    }
+    for where, token in found:
+        yield Fault(where, f"makes {token!r}, which the tokenizer reads as a special token")
+
+
+def _said(wording: Wording, special: SpecialTokens) -> Iterator[tuple[Location, str]]:
+    """What a mosaic says as it is written here, and what is put together of it."""
+    yield from _texts(wording.model_dump(mode="json"), ())
+    for index, (opening, closing) in enumerate(wording.brackets):
+        for word in (word for pair in wording.words for word in pair):
+            for written in (word, word.lower()):
+                yield ("brackets", index), opening + written + closing
+    numbers = {"1", *re.findall(r"[0-9]+", " ".join(special.texts))}  # <extra_id_7>, for one
+    for index, tag in enumerate(wording.tags):
+        for point in wording.punctuation:
+            for number in sorted(numbers):
+                yield ("tags", index), filled(tag, n=number) + point
+
+
+def _texts(value: Value, where: Location) -> Iterator[tuple[Location, str]]:
+    match value:
+        case str():
+            yield where, value
+        case dict():
+            for key, each in value.items():
+                yield from _texts(each, (*where, key))
+        case list():
+            for index, each in enumerate(value):
+                yield from _texts(each, (*where, index))
 
 
 def _document(path: Path) -> Document:
@@ -170,41 +231,10 @@ def _document(path: Path) -> Document:
         raise ConfigError(f"{path}:{error.mark.line + 1}: {error}") from error
 
 
-def _report(path: Path, document: Document, schema_faults: list[Fault]) -> str:
-    faults = [*document.faults, *schema_faults]
+def _report(path: Path, document: Document, more: list[Fault]) -> str:
+    faults = sorted([*document.faults, *more], key=document.mark)
     lines = [f"{path}: {len(faults)} fault(s) in the wording of mosaics"]
     for fault in faults:
         key = ".".join(map(str, fault.where)) or "the file"
         lines.append(f"  line {document.mark(fault).line + 1}: {key}: {fault.message}")
     return "\n".join(lines)
-
-
-def _fault(details: ErrorDetails) -> Fault:
-    where = details["loc"]
-    message = details["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    match details["type"]:
-        case "missing":
-            return Fault(where, "is required but missing")
-        case "extra_forbidden":
-            allowed = _keys_at(where[:-1])
-            hint = nearest(str(where[-1]), allowed)
-            sentence = f"unknown key, allowed here: {', '.join(allowed)}.{hint}"
-            return Fault(where, sentence, on_key=True)
-        case "model_type":
-            return Fault(where, "should be a section of keys")
-    given = details["input"]
-    is_text = isinstance(given, str | int | float | None)
-    return Fault(where, f"{message}, got {given!r}" if is_text else message)
-
-
-def _keys_at(where: Location) -> list[str]:
-    """The keys of the section at a location of the wording."""
-    model: type[BaseModel] = Wording
-    for part in where:
-        model = ListShape if isinstance(part, int) else _section(model, part)
-    return list(model.model_fields)
-
-
-def _section(model: type[BaseModel], key: str) -> Any:  # a type expression has no type
-    annotation = model.model_fields[key].annotation
-    return annotation if isinstance(annotation, type) else model

@@ -115,7 +115,12 @@ def _convert(
             row_format = _row_format(row.fields, source, origin)
         try:
             messages = conversation(row.fields, row_format)
-            yield make_example(source.name, messages, task=_task(row.fields, source.task_column))
+            yield make_example(
+                source.name,
+                messages,
+                task=_task(row.fields, source.task_column),
+                choices=row_format.choices(row.fields),
+            )
         except RowFault as fault:
             yield BadRow(row.where, str(fault))
 

@@ -18,10 +18,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from raise_mdit.agents.ppo import build_ppo, learn, load_policy, save_policy
 from raise_mdit.agents.rollout_buffer import PoolRolloutBuffer
-from raise_mdit.config import PpoConfig
 from raise_mdit.core import Budget, Cost, EncodedRow, Evaluation, UpdateStats
 from raise_mdit.envs import InstructionSelectionEnv, TrainingPool
 from raise_mdit.errors import RunError
+from raise_mdit.policy_config import PpoConfig
 
 START_LOSS = 16.0
 

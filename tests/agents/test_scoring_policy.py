@@ -298,3 +298,52 @@ def test_a_policy_is_built_again_from_its_own_parameters() -> None:
     again.load_state_dict(made.state_dict())
 
     assert again.get_parameter("scorer.score.0.weight").shape == (24, 2 * 24)
+
+
+def beginning_as_a_ranking(*, strength: float = 2.0) -> SetScoringPolicy:
+    return SetScoringPolicy(
+        observation_space(NUM_SLOTS, NUM_FEATURES, num_candidates=20),
+        DistinctSlots(NUM_SLOTS, NUM_PICKS),
+        lambda _progress: 1e-3,
+        hidden_size=16,
+        prior_column=1,
+        prior_strength=strength,
+    )
+
+
+def unused(seed: int) -> Observation:
+    return observation(seed=seed) | {"selected": np.zeros(NUM_SLOTS, np.float32)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_policy_that_begins_as_a_ranking_picks_what_it_ranks_first(seed: int) -> None:
+    seen = unused(seed)
+
+    action, _ = beginning_as_a_ranking().predict(seen, deterministic=True)
+
+    assert action.tolist() == np.argsort(-seen["candidates"][:, 1])[:NUM_PICKS].tolist()
+
+
+def test_a_policy_that_begins_as_a_ranking_takes_what_was_used_last() -> None:
+    seen = unused(0)
+    first, second = np.argsort(-seen["candidates"][:, 1])[:2]
+    seen["selected"][first] = 1
+
+    action, _ = beginning_as_a_ranking().predict(seen, deterministic=True)
+
+    assert first not in action
+    assert action[0] == second
+
+
+def test_a_policy_has_not_diverged_from_the_ranking_it_begins_as() -> None:
+    made, seen = beginning_as_a_ranking(), tensors(observation(), observation(seed=1))
+    actions = torch.tensor([[0, 1], [3, 2]])
+
+    before = made.evaluate_actions(seen, actions)[2]
+    perturbed(made)
+    after = made.evaluate_actions(seen, actions)[2]
+
+    assert before is not None
+    assert after is not None
+    assert before.abs().max().item() < 1e-5
+    assert after.max().item() < -1e-3

@@ -296,3 +296,56 @@ def test_picks_come_with_their_log_probability() -> None:
 def test_the_network_is_the_policys() -> None:
     with pytest.raises(NotImplementedError, match="the policy's scorer"):
         PlackettLuceDistribution(2).proba_distribution_net(5)
+
+
+OTHERS = torch.tensor([1.0, 0.2, -0.7, 0.5, 0.9], dtype=torch.float64)
+
+
+def on_all_divergences(num_picks: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities of every ordered choice under both, and the divergence along each."""
+    log_probs, _ = on_all_picks(SCORES, num_picks)
+    others, _ = on_all_picks(OTHERS, num_picks)
+    picks = all_picks(len(SCORES), num_picks)
+    every = distribution(SCORES, num_picks, count=len(picks))
+    every.log_prob(picks)
+    return log_probs, others, every.divergence(OTHERS.expand(len(picks), -1))
+
+
+@EVERY_COUNT
+def test_divergence_is_exact_in_expectation(num_picks: int) -> None:
+    log_probs, others, divergences = on_all_divergences(num_picks)
+
+    exact = (log_probs.exp() * (log_probs - others)).sum()
+
+    torch.testing.assert_close((log_probs.exp() * divergences).sum(), exact)
+
+
+def test_divergence_from_itself_is_zero_and_from_others_positive() -> None:
+    every = distribution(SCORES, 3)
+    every.log_prob(torch.tensor([[4, 1, 0]]))
+
+    assert every.divergence(SCORES[None] + 3.0).item() == pytest.approx(0.0, abs=1e-12)
+    assert every.divergence(OTHERS[None]).item() > 0.1
+
+
+@EVERY_COUNT
+def test_divergence_from_equal_scores_is_what_entropy_lacks(num_picks: int) -> None:
+    picks = all_picks(len(SCORES), num_picks)
+    every = distribution(SCORES, num_picks, count=len(picks))
+    every.log_prob(picks)
+
+    most = math.log(math.factorial(5) / math.factorial(5 - num_picks))
+
+    found = every.divergence(torch.zeros_like(SCORES).expand(len(picks), -1))
+    torch.testing.assert_close(found, most - every.entropy())
+
+
+def test_divergence_ignores_what_is_masked() -> None:
+    masked = distribution(SCORES, 2, masked=[1, 3])
+    masked.log_prob(torch.tensor([[2, 0]]))
+    without = distribution(SCORES[[0, 2, 4]], 2)
+    without.log_prob(torch.tensor([[1, 0]]))
+
+    torch.testing.assert_close(
+        masked.divergence(OTHERS[None]), without.divergence(OTHERS[None, [0, 2, 4]])
+    )

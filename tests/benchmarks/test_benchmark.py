@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ PARTS = ["update", "validation", "env_step", "episode", "training"]
 TINY = [
     *("--quick", "--pool", "14", "--validation", "3", "--batch", "3", "--window", "6"),
     *("--steps", "2", "--episodes", "2", "--top-layers", "2", "--max-length", "48"),
-    *("--learners", "1", "2", "--depth", "2", "--device", "cpu", "--precision", "float32"),
+    *("--learners", "1", "2", "--device", "cpu", "--precision", "float32"),
 ]
 
 
@@ -56,39 +56,13 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def model(
-    tmp_path_factory: pytest.TempPathFactory, random_llama: Callable[..., Any], tokenizer: Any
-) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    random_llama().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    rng = np.random.default_rng(0)
-    rows = [
-        {"prompt": words(rng, 5), "completion": words(rng, int(rng.integers(2, 6)))}
-        for _ in range(40)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture(scope="module")
-def tiny(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def tiny(tiny_model: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One run that many tests look at."""
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool_scaling, "NUM_TIMED_STEPS", 5)
         patch.setattr(command, "QUICK_POOL_SIZES", (200, 400))
-        return run(out, "--model", str(model), "--data", str(data))
-
-
-def words(rng: np.random.Generator, count: int) -> str:
-    return " ".join(f"w{i}" for i in rng.integers(0, 100, count))
+        return run(out, "--model", str(tiny_model), "--data", str(tiny_data))
 
 
 def run(out: Path, *arguments: str) -> Run:
@@ -118,7 +92,7 @@ def test_figures_have_every_variant_and_part(tiny: Run) -> None:
     assert 0 < figures["overhead"]["step_share"] < 1
     assert [each["candidates"] for each in figures["pool_scaling"]] == [200, 400]
     assert [each["learners"] for each in figures["learners_at_once"]] == [1, 2]
-    assert [each["trained"] for each in figures["depth"]] == ["lora", "top_layers"]
+    assert "depth" not in figures
     assert figures["machine"]["precision"] == "float32"
     assert figures["setting"]["mean_pool_tokens"] < 48
 
@@ -179,21 +153,23 @@ def test_the_page_shows_all_figures_and_needs_no_network(tiny: Run) -> None:
     assert "cached reward every 2" in tiny.page
 
 
-def test_too_little_data_is_refused_with_both_numbers(model: Path, tmp_path: Path) -> None:
+def test_too_little_data_is_refused_with_both_numbers(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "few.jsonl"
     fitting = [{"prompt": f"w{i}", "completion": "w1"} for i in range(20)]
     long = [{"prompt": "w1 " * 60 + f"w{i}", "completion": "w1"} for i in range(8)]
     rows = [*fitting, *long]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refused = run(tmp_path / "out", "--model", str(model), "--data", str(path), "--validation", "8")
+    refused = run(
+        tmp_path / "out", "--model", str(tiny_model), "--data", str(path), "--validation", "8"
+    )
     assert refused.code == 2
     assert "--pool 14 and --validation 8 need 22 rows" in refused.progress
 
 
-def test_the_playground_is_composed_to_long_rows(model: Path, tmp_path: Path) -> None:
+def test_the_playground_is_composed_to_long_rows(tiny_model: Path, tmp_path: Path) -> None:
     setting = prepare_setting(
         Sizes(pool=20, validation=4, max_length=96, window=8, batch_size=4),
-        model=str(model),
+        model=str(tiny_model),
         data=None,
         device="cpu",
         precision="float32",

@@ -41,8 +41,10 @@ class Words:
 
     chat_template = None
     eos_token = None
+    all_special_tokens: Sequence[str] = ()
 
     def __init__(self) -> None:
+        self.added_tokens_decoder: dict[int, Any] = {}
         self.texts: list[str] = []
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:

@@ -21,6 +21,7 @@ from raise_mdit.envs.episode import (
     TrainingPool,
 )
 from raise_mdit.ledger import Ledger
+from raise_mdit.rewards import Targets
 
 BASE_LOSS = 8.0
 UPDATE_COST = Cost(tokens=5, padded_tokens=6, flops=32.0, seconds=0.5)
@@ -54,6 +55,7 @@ def rules(
     window: int | None = None,
     reward_every: int = 1,
     control: Sequence[float] | None = None,
+    targets: Targets | None = None,
     ledger: Ledger | None = None,
 ) -> EpisodeRules:
     return EpisodeRules(
@@ -63,6 +65,7 @@ def rules(
         window=window,
         reward_every=reward_every,
         control=None if control is None else np.array(control, np.float32),
+        targets=targets,
         ledger=ledger or Ledger(),
         training_purpose="policy_training",
         evaluation_purpose="reward_evaluation",
@@ -72,7 +75,12 @@ def rules(
 
 def begun(episode_rules: EpisodeRules, signal: Signal | None = None, *, number: int = 0) -> Episode:
     rng = np.random.default_rng(0)
-    return Episode(episode_rules, number=number, base_loss=BASE_LOSS, rng=rng, signal=signal)
+    return Episode(episode_rules, number=number, base=measured(BASE_LOSS), rng=rng, signal=signal)
+
+
+def measured(loss: float) -> Evaluation:
+    """On one item."""
+    return Evaluation(loss, np.full(1, loss), np.zeros(1, np.bool_), VALIDATION_COST)
 
 
 def take_step(episode: Episode, loss: float, *, training_loss: float = 1.0) -> Step:
@@ -80,8 +88,7 @@ def take_step(episode: Episode, loss: float, *, training_loss: float = 1.0) -> S
     stats = UpdateStats(training_loss, UPDATE_COST)
     rows = episode.picked_rows(np.array([0, 1]))
     is_due = episode.record_update(rows, stats)
-    evaluation = Evaluation(loss, np.zeros(1), np.zeros(1, np.bool_), VALIDATION_COST)
-    return episode.finish_step(rows, stats, evaluation if is_due else None)
+    return episode.finish_step(rows, stats, measured(loss) if is_due else None)
 
 
 def fine_tune(episode_rules: EpisodeRules, losses: Sequence[float]) -> list[Step]:
@@ -398,3 +405,77 @@ def test_an_episode_looks_up_no_more_of_a_larger_pool() -> None:
     picks, windows = 2 * 10 * 2, 2 * 10 * 64
 
     assert looked_up(1000) == looked_up(100_000) == picks + windows
+
+
+# Several targets that count alike. The first has one item, the second two, the last with most
+# tokens; at first their losses are 8 and (4 + 3 x 8) / 4 = 7.
+
+SCORED = np.array([1, 1, 3])
+TWO_TARGETS = Targets(np.array([0, 1, 1]), SCORED)
+ONE_TARGET = Targets(np.zeros(3, np.int64), SCORED)
+ITEM_LOSSES = ((8.0, 4.0, 8.0), (4.0, 4.0, 8.0), (4.0, 2.0, 4.0), (6.0, 4.0, 8.0))
+
+
+def on_items(item_losses: Sequence[float]) -> Evaluation:
+    loss = float(np.average(item_losses, weights=SCORED))
+    return Evaluation(loss, np.array(item_losses), np.zeros(3, np.bool_), VALIDATION_COST)
+
+
+def fine_tune_on_items(episode_rules: EpisodeRules) -> list[Step]:
+    """Through the losses of the items, one step after the other."""
+    base, *others = map(on_items, ITEM_LOSSES)
+    rng = np.random.default_rng(0)
+    episode = Episode(episode_rules, number=0, base=base, rng=rng, signal=None)
+    steps = []
+    for evaluation in others:
+        stats = UpdateStats(1.0, UPDATE_COST)
+        rows = episode.picked_rows(np.array([0, 1]))
+        is_due = episode.record_update(rows, stats)
+        steps.append(episode.finish_step(rows, stats, evaluation if is_due else None))
+    return steps
+
+
+def test_targets_count_alike_whatever_their_tokens() -> None:
+    steps = fine_tune_on_items(rules(steps=3, targets=TWO_TARGETS))
+
+    shares = [1.0, (4 / 8 + 1) / 2, (4 / 8 + 3.5 / 7) / 2, (6 / 8 + 1) / 2]
+    assert rewards(steps) == pytest.approx([0.25, 0.25, -0.375])
+    assert [step[0]["context"][0] for step in steps] == pytest.approx(shares[1:])
+    assert told(steps, "validation_loss") == [on_items(each).loss for each in ITEM_LOSSES[1:]]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_rewards_of_targets_telescope(every: int) -> None:
+    steps = fine_tune_on_items(rules(steps=3, targets=TWO_TARGETS, reward_every=every))
+
+    assert sum(rewards(steps)) == pytest.approx(1 - (6 / 8 + 1) / 2)
+
+
+def test_one_target_is_rewarded_as_its_tokens_are() -> None:
+    by_target = fine_tune_on_items(rules(steps=3, targets=ONE_TARGET))
+    by_token = fine_tune_on_items(rules(steps=3))
+
+    assert rewards(by_target) == pytest.approx(rewards(by_token))
+    for one, other in zip(by_target, by_token, strict=True):
+        assert one[0]["context"] == pytest.approx(other[0]["context"])
+
+
+def test_the_control_is_subtracted_from_rewards_of_targets() -> None:
+    steps = fine_tune_on_items(rules(steps=3, targets=TWO_TARGETS, control=[0.5, 0.25, 0.125]))
+
+    assert rewards(steps) == pytest.approx([-0.25, 0.0, -0.5])
+    assert told(steps, "gain") == pytest.approx([0.25, 0.25, -0.375])
+
+
+def test_a_broken_model_stands_at_the_level_of_its_targets_before_training() -> None:
+    base = on_items(ITEM_LOSSES[0])
+    rng = np.random.default_rng(0)
+    limited = rules(steps=3, targets=TWO_TARGETS)
+    episode = Episode(limited, number=0, base=base, rng=rng, signal=None)
+    rows, stats = episode.picked_rows(np.array([0, 1])), UpdateStats(math.nan, UPDATE_COST)
+
+    assert not episode.record_update(rows, stats)
+    observation, reward, terminated, _, info = episode.finish_step(rows, stats, None)
+
+    assert (reward, terminated, info["validation_loss"]) == (FAILURE_REWARD, True, base.loss)
+    assert observation["context"][0] == 1.0

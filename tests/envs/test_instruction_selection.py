@@ -595,3 +595,42 @@ def test_a_broken_step_is_paid_for() -> None:
     play(environment(keys=["good", "no training"], ledger=ledger), [slots(0, 1)])
 
     assert ledger.costs["policy_training"] == update_cost(pool.rows)
+
+
+def test_rewards_of_targets_are_those_of_the_real_losses(
+    random_llama: Make, random_rows: Make
+) -> None:
+    rows, items = random_rows(12), random_rows(5, seed=1)
+    config = LearnerConfig(trainable=TOP_LAYER, learning_rate=1e-2)
+    learner = causal_lm.build_learner(random_llama(), config, precision="float32", seed=0)
+    targets = np.array([0, 1, 0, 1, 1])
+    env = InstructionSelectionEnv(
+        learner=learner,
+        pool=TrainingPool(
+            ids=[row.key for row in rows],
+            rows=rows,
+            kinds=np.zeros(12, np.int64),
+            features=np.zeros((12, 0), np.float32),
+            strata=np.zeros(12, np.int64),
+        ),
+        reward_validation=items,
+        batch_size=2,
+        budget=Budget(steps=2),
+        targets=targets,
+    )
+
+    def of_targets() -> list[float]:
+        return [
+            learner.evaluate([items[i] for i in np.flatnonzero(targets == target)]).loss
+            for target in (0, 1)
+        ]
+
+    env.reset(seed=0)
+    before = of_targets()
+    levels = [1.0]
+    for step in range(2):
+        observation, reward, *_ = env.step(slots(step, step + 5))
+        shares = [now / then for now, then in zip(of_targets(), before, strict=True)]
+        levels.append(sum(shares) / 2)
+        assert reward == pytest.approx(levels[-2] - levels[-1], abs=1e-6)
+        assert observation["context"][0] == pytest.approx(levels[-1], abs=1e-6)

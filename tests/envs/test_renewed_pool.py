@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raise_mdit.core import Budget, EncodedRow
+from raise_mdit.core import Budget, Cost, EncodedRow, Evaluation
 from raise_mdit.envs.episode import Episode, EpisodeRules, Renewal, TrainingPool
 from raise_mdit.ledger import Ledger
 
@@ -114,7 +114,7 @@ def test_an_episode_offers_by_its_number() -> None:
     episode = Episode(
         rules(renewal, window=None),
         number=2,
-        base_loss=1.0,
+        base=Evaluation(1.0, np.ones(1), np.zeros(1, np.bool_), Cost()),
         rng=np.random.default_rng(0),
         signal=None,
     )

@@ -49,7 +49,8 @@ class FakeLearner:
         return UpdateStats(loss, Cost(tokens=tokens, flops=32.0 * tokens, seconds=0.5))
 
     def evaluate(self, items: Sequence[EncodedRow]) -> Evaluation:
-        return Evaluation(self.loss, np.zeros(1), np.zeros(1, np.bool_), VALIDATION_COST)
+        losses = np.linspace(self.loss, self.loss**2, len(items))  # a target of its own pace each
+        return Evaluation(self.loss, losses, np.zeros(len(items), np.bool_), VALIDATION_COST)
 
     def snapshot(self) -> object:
         return list(self.trained)
@@ -116,7 +117,7 @@ def by_learner(learner: FakeLearner, rows: Sequence[EncodedRow]) -> NDArray[np.f
 def arguments(ledger: Ledger, keys: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "pool": fake_pool(keys),
-        "reward_validation": [fake_row("validation", 7)],
+        "reward_validation": [fake_row("validation", 7), fake_row("validation", 4)],
         "batch_size": BATCH_SIZE,
         "ledger": ledger,
         "budget": Budget(steps=3),
@@ -187,6 +188,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rare rewards": {"reward_every": 3, "budget": Budget(tokens=90), "window": 5},
     "control": {"control": np.array([0.5, 0.25, 0.125], np.float32), "budget": Budget(tokens=60)},
     "signal": {"with_signal": True, "window": 5, "budget": Budget(tokens=60)},
+    "targets": {"targets": np.array([1, 0]), "budget": Budget(steps=5)},
 }
 
 
@@ -366,3 +368,24 @@ def test_ppo_learns_on_it() -> None:
 
     assert ppo.num_timesteps == 18
     assert all(len(learner.progress) == 6 for learner in stack.learners)
+
+
+def test_targets_change_the_rewards_of_learners_that_step_together() -> None:
+    rewards = []
+    for targets in (None, np.array([1, 0])):
+        env = vectorised(FakeStack(2), targets=targets)
+        env.seed(0)
+        env.reset()
+        rewards.append(env.step(np.array([[0, 1], [2, 3]]))[1].tolist())
+
+    # The learners go from 8 to 7.5 and to 7, and the second target goes with the square.
+    by_token = [1 / 16, 1 / 8]
+    squared = [1 - (15 / 16) ** 2, 1 - (7 / 8) ** 2]
+    assert rewards[0] == pytest.approx(by_token)
+    halves = [sum(each) / 2 for each in zip(by_token, squared, strict=True)]
+    assert rewards[1] == pytest.approx(halves)
+
+
+def test_targets_are_one_an_item() -> None:
+    with pytest.raises(ValueError, match="targets are one number from 0 for each of 2 items"):
+        vectorised(FakeStack(1), targets=np.array([0]))

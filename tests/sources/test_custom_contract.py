@@ -16,6 +16,7 @@ import pytest
 from raise_mdit.candidates import Custom, make_example
 from raise_mdit.config import CustomSourceConfig
 from raise_mdit.core import Example, Message
+from raise_mdit.encoding import SpecialTokens
 from raise_mdit.errors import DataError
 from raise_mdit.sources.custom import CandidateSource, ContractError, candidates_of
 from raise_mdit.sources.custom_contract import check_source
@@ -62,6 +63,36 @@ def shuffled_pairs(examples: list[Example], rng: np.random.Generator) -> Iterato
 
 def test_a_good_source_passes() -> None:
     check_source(Making(shuffled_pairs), EXAMPLES)
+
+
+def ending_turns(examples: list[Example], rng: np.random.Generator) -> Iterator[Custom]:
+    for example in examples[:2]:
+        yield Custom((example.id,), (Message("user", "why"), Message("assistant", "so </s> w1")))
+
+
+def test_a_special_token_in_a_text_is_a_fault_to_whoever_knows_the_tokenizer(
+    tokenizer: Any,
+) -> None:
+    check_source(Making(ending_turns), EXAMPLES)  # nobody has said what is special
+    check_source(Making(shuffled_pairs), EXAMPLES, tokenizer=tokenizer)
+
+    with pytest.raises(
+        ContractError,
+        match=r"candidate 1: message 2 holds '</s>', which the tokenizer reads as a special token; "
+        r"leave such texts out, .* \(likewise: 2\)$",
+    ):
+        check_source(Making(ending_turns), EXAMPLES, tokenizer=tokenizer)
+    made = candidates_of(
+        Making(ending_turns),
+        CONFIG,
+        EXAMPLES,
+        np.random.default_rng(0),
+        special=SpecialTokens.of(tokenizer),
+    )
+    with pytest.raises(
+        DataError, match=r"^pools\.custom\.mine: candidate 1: message 2 holds '</s>'"
+    ):
+        next(made)
 
 
 def test_the_example_in_the_guide_keeps_the_contract() -> None:

@@ -26,6 +26,7 @@ from raise_mdit.sources.mdit import (
     Pairing,
     density,
     interpolate,
+    nearest_neighbours,
     proportional_quotas,
     select_diverse,
 )
@@ -237,6 +238,27 @@ def test_copies_are_neighbours_but_an_example_is_never_its_own(num_neighbours: i
     assert all(first != second for first, second in pairs(made))
     if num_neighbours == 1:
         assert all(first // 2 == second // 2 for first, second in pairs(made))
+
+
+@pytest.mark.parametrize("count", [1, 4, M - 1, M + 10])
+def test_the_nearest_are_those_of_every_distance_sorted(count: int) -> None:
+    points = embeddings().astype(np.float64)
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    np.fill_diagonal(distances, np.inf)
+
+    found = nearest_neighbours(embeddings(), count)
+
+    np.testing.assert_array_equal(found, distances.argsort(axis=1)[:, : min(count, M - 1)])
+
+
+def test_neighbours_that_were_kept_give_what_neighbours_found_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = nearest_neighbours(embeddings(), 4)
+    found = interpolated(pairing="nearest")
+    monkeypatch.delattr(mdit, "nearest_neighbours")  # nobody may look for them again
+
+    assert interpolated(pairing="nearest", neighbours=kept) == found
 
 
 def test_halves_are_equal_by_row_where_confidence_ties() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from raise_mdit.candidates import Mosaic, Strategy, canonical_json, make_example
 from raise_mdit.config import MosaicConfig, SizeDistribution
 from raise_mdit.core import Example, Message, Role
+from raise_mdit.encoding import SpecialTokens
 from raise_mdit.errors import ConfigError
 from raise_mdit.sources.draws import Draws
 from raise_mdit.sources.mosaic import Composed, Composer, MosaicReport
@@ -25,7 +27,7 @@ from raise_mdit.sources.mosaic_choices import Instruction, numbers_in_order
 from raise_mdit.sources.mosaic_grouping import pass_order, task_of
 from raise_mdit.sources.mosaic_rendering import render, render_pieces
 from raise_mdit.sources.mosaic_sizes import mosaic_sizes
-from raise_mdit.sources.mosaic_wording import MASKS, ORDERS, OWN_WORDING, load_wording
+from raise_mdit.sources.mosaic_wording import MASKS, ORDERS, OWN_WORDING, load_wording, wording_of
 
 WORDING = load_wording()
 THIRDS: Mapping[Strategy, float] = {"format": 1.0, "permute": 1.0, "maskout": 1.0}
@@ -671,6 +673,81 @@ def test_a_fault_in_a_wording_names_file_and_key(
     with pytest.raises(ConfigError, match=message) as error:
         load_wording(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("plain:", "plain: maybe\nwas:", r"plain: should be a list, got 'maybe'"),
+        ("plain:", "plain: []\nwas:", r"plain: should have at least 1 entry, got an empty list"),
+        ('  - ["(", ")"]', "  - [1, 2]", r"brackets\.0\.0: should be text, got 1\. Put it in quo"),
+        ('  - ["(", ")"]', "  - x", r"brackets\.0: should be a list, got 'x'"),
+        ('  - ["(", ")"]', "  - [x]", r"brackets\.0\.1: is required but missing"),
+        ('  - ["(", ")"]', "  - [x, y, z]", r"brackets\.0: should have at most 2 entries, got 3"),
+        ('separator: " > "', 'separator: ""', r"lists\.1\.separator: should have at least 1 char"),
+        ("maskout:", "maskout: 3\nwas:", r"maskout: should be a section of keys, got 3"),
+        ('"({n})"', '"a\\n{n}"', r"tags\.1: should be one line of text, not empty, got 'a\\n"),
+        ("plain:", "plain: null\nwas:", r"plain: should be a list, got null"),
+    ],
+)
+def test_faults_of_a_wording_are_in_plain_english(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = OWN_WORDING.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path = tmp_path / "wording.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as error:
+        load_wording(path)
+    said = str(error.value)
+    line = text[: text.index(old)].count("\n") + 1
+    assert re.search(rf"line {line}: {message}", said)
+    assert not re.search("Input|valid|tuple|Tuple|dictionary|string|PermuteWording", said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "token"),
+    [
+        ('"Item {n}"', '"Item {n}</s>"', r"tags\.9", "</s>"),
+        ('  - ["(", ")"]', '  - ["<|", "|>"]', r"brackets\.0", "<|end|>"),  # with the word END
+        ('"Item {n}"', '"<extra_id_{n}>"', r"tags\.9", "<extra_id_7>"),
+        ('separator: " > "', 'separator: "</s>"', r"lists\.1\.separator", "</s>"),
+    ],
+)
+def test_a_wording_that_makes_a_special_token_is_refused_with_its_line(
+    tmp_path: Path, old: str, new: str, where: str, token: str
+) -> None:
+    text = OWN_WORDING.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path = tmp_path / "wording.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    special = SpecialTokens(("</s>", "<|end|>", "<extra_id_7>"))
+
+    load_wording(path)
+    with pytest.raises(ConfigError) as error:
+        load_wording(path, special=special)
+
+    line = text[: text.index(old)].count("\n") + 1
+    token = re.escape(token)
+    assert re.search(
+        rf"^  line {line}: {where}: makes '{token}', which the tokenizer reads as a special token$",
+        str(error.value),
+        re.MULTILINE,
+    )
+    assert "1 fault(s)" in str(error.value)
+
+
+def test_the_projects_own_wording_makes_no_usual_special_token() -> None:
+    usual = ("<s>", "</s>", "<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    more = ("<|eot_id|>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]")
+    assert load_wording(special=SpecialTokens(usual + more)) == WORDING
+
+
+def test_without_mosaics_no_wording_is_refused() -> None:
+    special = SpecialTokens(("1",))  # which every tag holds
+    assert wording_of(None, special=special) == WORDING
+    with pytest.raises(ConfigError, match="makes '1'"):
+        wording_of(MosaicConfig(), special=special)
 
 
 def test_a_wording_that_is_not_there_is_said_so(tmp_path: Path) -> None:

@@ -296,7 +296,9 @@ def test_unknown_columns_list_the_formats_and_the_nearest_name(tmp_path: Path) -
         "rows.jsonl: no format fits the columns instuction, response. Formats: "
         "alpaca (instruction + output, optional input); dolly (instruction + response, "
         "optional context); messages (messages or conversations); "
-        "prompt_completion (prompt + completion); question_answer (question + answer). "
+        "multiple_choice (question + options + answer or question + choices + answer or "
+        "question + choices + answerKey); prompt_completion (prompt + completion); "
+        "question_answer (question + answer). "
         "Column 'instuction': Did you mean 'instruction'?"
     )
 
@@ -396,3 +398,107 @@ def test_published_data_is_read_whole(file: str, num_usable: int, num_bad: int) 
     rows = read(SHARED, file=file, on_bad_row="skip")
 
     assert (len(rows.examples) + rows.num_duplicates, len(rows.bad_rows)) == (num_usable, num_bad)
+
+
+# Multiple choice.
+
+QUESTION = "Where is money kept?"
+AS_LINES = {"question": QUESTION, "options": "\nA. bank\n\nB. new york", "answer": "B. new york"}
+AS_LIST = {"question": QUESTION, "options": ["bank", " new  york\n"], "answer": "new york"}
+LABELLED = {
+    "question": QUESTION,
+    "choices": {"text": ["bank", "new york"], "label": ["A", "B"]},
+    "answerKey": "B",
+}
+BY_NUMBER = {"question": QUESTION, "choices": ["bank", "new york"], "answer": 1}
+
+
+@pytest.mark.parametrize("row", [AS_LINES, AS_LIST, LABELLED, BY_NUMBER])
+def test_a_question_lists_its_options_and_is_answered_by_text(
+    tmp_path: Path, row: Mapping[str, object]
+) -> None:
+    write_lines(tmp_path, [row])
+
+    (example,) = read(tmp_path, row_format="multiple_choice").examples
+
+    assert example.prompt == f"{QUESTION}\nA. bank\nB. new york"
+    assert example.response == "new york"
+    assert example.choices == ("bank", "new york")
+
+
+def test_labels_of_the_row_are_kept_and_go_before_texts(tmp_path: Path) -> None:
+    row = {**LABELLED, "choices": {"label": ["1", "2"], "text": ["2", "1"]}, "answerKey": "1"}
+    write_lines(tmp_path, [row])
+
+    (example,) = read(tmp_path).examples
+
+    assert (example.prompt, example.response) == (f"{QUESTION}\n1. 2\n2. 1", "2")
+
+
+def test_other_options_make_another_example(tmp_path: Path) -> None:
+    other = {**AS_LINES, "options": "A. bench\nB. new york"}
+    write_lines(tmp_path, [AS_LINES, other, AS_LIST])
+
+    found = read(tmp_path, row_format="multiple_choice")
+
+    assert [example.choices for example in found.examples] == [
+        ("bank", "new york"),
+        ("bench", "new york"),
+    ]
+    assert found.num_duplicates == 1
+
+
+def test_without_a_format_options_ask_for_a_choice(tmp_path: Path) -> None:
+    write_lines(tmp_path, [AS_LINES])
+    with pytest.raises(DataError, match="several formats: multiple_choice, question_answer"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"answer": "B. new yorc"}, "none of the options. Did you mean 'B. new york'?"),
+        ({"answer": "C"}, "column 'answer' is 'C', none of the options."),
+        ({"answer": 2}, "column 'answer' is '2', none of the options."),
+        ({"answer": -1}, "column 'answer' is '-1', none of the options."),
+        ({"answer": None}, "column 'answer' is null, not text"),
+        ({"options": "A. bank"}, "needs several options, each with its own label: A"),
+        ({"options": []}, "needs several options, each with its own label: none"),
+        ({"options": "A. bank\nA. new york"}, "each with its own label: A, A"),
+        ({"options": ".\nA. bank\nB. new york"}, "has the line '.', which is no option"),
+        ({"options": ["bank", " "]}, "has a blank option"),
+        ({"options": ["bank", 3]}, "an option of column 'options' is a number, not text"),
+        ({"options": {"label": ["A"], "text": ["a", "b"]}}, "has 1 labels for 2 options"),
+        ({"options": {"text": ["a", "b"]}}, "column 'options' is an object, not a list of options"),
+        ({"options": ["x"] * 27}, "has 26 labels for 27 options"),
+    ],
+)
+def test_a_question_that_cannot_be_read_says_why(
+    tmp_path: Path, changes: Mapping[str, object], reason: str
+) -> None:
+    write_lines(tmp_path, [AS_LINES, {**AS_LINES, **changes}])
+
+    (bad_row,) = read(tmp_path, row_format="multiple_choice", on_bad_row="skip").bad_rows
+
+    assert reason in bad_row.reason
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the real data is not beside the project")
+def test_commonsense_questions_are_read_with_their_options() -> None:
+    file = "commonsense_qa/validation.jsonl"
+
+    rows = read(SHARED, file=file, row_format="multiple_choice", on_bad_row="skip")
+
+    assert (len(rows.examples), len(rows.bad_rows)) == (1_216, 5)  # five have broken options
+    for example in rows.examples:
+        assert example.choices is not None
+        assert example.response in example.choices
+        assert len(example.choices) == (3 if "committed to eliminating" in example.prompt else 5)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the real data is not beside the project")
+def test_commonsense_questions_of_the_test_have_no_answers() -> None:
+    with pytest.raises(DataError, match="1140 rows cannot be used"):
+        read(SHARED, file="commonsense_qa/test.jsonl", row_format="multiple_choice")

@@ -1,0 +1,193 @@
+"""An explanation as one HTML file: three plots and the tables behind them.
+
+Like the report it needs no network and forbids itself any: Plotly is inside, and a content security
+policy stops everything that is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+import plotly.graph_objects as go
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from raise_mdit import report_figures
+from raise_mdit.explanation import ExplainedPick, Explanation
+from raise_mdit.runs import write_text
+
+RAISES, LOWERS, TOTAL = "#009e73", "#d55e00", "#7f8c9b"
+"""Okabe & Ito 2008, as in the report: told apart by colour-blind readers on light and dark."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Panel:
+    """A plot with its heading and legend."""
+
+    title: str
+    figure: Markup
+    legend: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Column:
+    """What the policy saw of a pick, as texts."""
+
+    name: str
+    group: str
+    value: str
+    window_mean: str
+
+
+def write_page(path: Path, explanation: Explanation, *, top: int) -> None:
+    """Write the page; one that is there is replaced.
+
+    Args:
+        path: The HTML file.
+        explanation: Of an arm.
+        top: Picks in the table at most; the first of them is shown in full.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(
+        files("raise_mdit").joinpath("explanation.html").read_text(encoding="utf-8")
+    )
+    picks = explanation.strongest(top)
+    page = template.render(
+        explanation=explanation,
+        sentence=headline(explanation),
+        attributions=_attributions_panel(explanation),
+        shares=[_shares_panel(explanation, way) for way in explanation.counts],
+        picks=picks,
+        shown=picks[0],
+        waterfall=_html(waterfall(explanation, picks[0]), "waterfall"),
+        columns=_columns(explanation, picks[0]),
+        plotly=Markup(get_plotlyjs()),  # a constant of the package
+    )
+    write_text(path, page)
+
+
+def headline(explanation: Explanation) -> str:
+    """To which groups the scores of picks owe most, in a sentence."""
+    means = dict(zip(explanation.groups, explanation.attributions.mean(axis=0), strict=True))
+    whole = float(sum(means.values()))
+    if whole == 0:
+        return "The policy scores all candidates alike: no group of features has an effect."
+    first, second = sorted(means, key=lambda group: -means[group])[:2]
+    return (
+        f"What sets picks apart from their windows is {first} ({means[first] / whole:.0%} of all "
+        f"attributions) and then {second} ({means[second] / whole:.0%})."
+    )
+
+
+def attributions_by_step(explanation: Explanation) -> go.Figure:
+    """Mean absolute attribution of each group at each step, stacked."""
+    figure = _figure("optimizer step", "mean absolute attribution")
+    colours = _group_colours(explanation)
+    for place, group in enumerate(explanation.groups):
+        figure.add_bar(
+            x=list(range(len(explanation.attributions))),
+            y=explanation.attributions[:, place].tolist(),
+            marker={"color": colours[group], "line": {"width": 0}},
+            name=escape(group),
+        )
+    figure.update_layout(barmode="stack", bargap=0.05)
+    return figure
+
+
+def waterfall(explanation: Explanation, pick: ExplainedPick) -> go.Figure:
+    """From the mean of the window to the score of a pick, group by group."""
+    figure = _figure("score above the window's mean", None)
+    figure.add_waterfall(
+        orientation="h",
+        y=[*map(escape, explanation.groups), "all together"],
+        x=[*pick.attributions.tolist(), pick.lift],
+        measure=["relative"] * len(explanation.groups) + ["total"],
+        text=[f"{value:+.3f}" for value in (*pick.attributions, pick.lift)],
+        increasing={"marker": {"color": RAISES}},
+        decreasing={"marker": {"color": LOWERS}},
+        totals={"marker": {"color": TOTAL}},
+        textposition="outside",
+        cliponaxis=False,
+    )
+    figure.update_yaxes(autorange="reversed", automargin=True, type="category")
+    return figure
+
+
+def picks_by_step(explanation: Explanation, way: str) -> go.Figure:
+    """Share of picks at each step, stacked.
+
+    Args:
+        explanation: Of an arm.
+        way: One of :data:`raise_mdit.explanation.WAYS_OF_GROUPING`.
+    """
+    counted = [replace(explanation.result, picks=explanation.counts[way])]
+    figure = report_figures.picks(counted, report_figures.largest_groups(counted))
+    for bars in figure.data:  # the report counts steps from 1, schedules and this page from 0
+        bars.x = [step - 1 for step in bars.x]
+    return figure
+
+
+def _attributions_panel(explanation: Explanation) -> _Panel:
+    return _Panel(
+        title="Mean absolute attribution of what was picked",
+        figure=_html(attributions_by_step(explanation), "attributions"),
+        legend=_group_colours(explanation),
+    )
+
+
+def _shares_panel(explanation: Explanation, way: str) -> _Panel:
+    counted = [replace(explanation.result, picks=explanation.counts[way])]
+    groups = report_figures.largest_groups(counted)
+    legend = report_figures.group_colours(groups)
+    if all(group in groups for step in explanation.counts[way] for group in step):
+        del legend[report_figures.OTHER]
+    figure = _html(picks_by_step(explanation, way), f"picks-{way}")
+    return _Panel(title=f"By {way}", figure=figure, legend=legend)
+
+
+def _group_colours(explanation: Explanation) -> dict[str, str]:
+    return dict(zip(explanation.groups, report_figures.GROUP_COLOURS, strict=False))
+
+
+def _columns(explanation: Explanation, pick: ExplainedPick) -> list[_Column]:
+    return [
+        _Column(name=name, group=group, value=f"{value:.3f}", window_mean=f"{mean:.3f}")
+        for name, group, value, mean in zip(
+            explanation.columns,
+            explanation.column_groups,
+            pick.features,
+            pick.window_means,
+            strict=True,
+        )
+    ]
+
+
+def _figure(x: str, y: str | None) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        template="none",
+        height=320,
+        margin={"l": 56, "r": 64, "t": 12, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        showlegend=False,
+        hovermode="closest",
+    )
+    figure.update_xaxes(title=x, zeroline=False, fixedrange=True)
+    figure.update_yaxes(title=y, zeroline=False, fixedrange=True)
+    return figure
+
+
+def _html(figure: go.Figure, name: str) -> Markup:
+    text = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{name}",
+        config={"displaylogo": False, "responsive": True, "displayModeBar": False},
+    )
+    return Markup(text)  # Plotly writes `<` and `>` of its data as escapes

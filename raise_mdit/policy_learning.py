@@ -1,0 +1,204 @@
+"""How the policy of one arm comes about: from episodes, step by step, by search, or at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from raise_mdit import tracking
+from raise_mdit.agents.actor_critic import build_a2c, build_reinforce
+from raise_mdit.agents.best_policy import BestPolicy
+from raise_mdit.agents.ppo import build_ppo, learn, save_policy
+from raise_mdit.agents.raise_policy import build_raise
+from raise_mdit.agents.static import ReplayPolicy, random_policy
+from raise_mdit.arm_environments import ArmEnvironments
+from raise_mdit.core import OnlinePolicy, SelectionPolicy
+from raise_mdit.envs import InstructionSelectionEnv
+from raise_mdit.policy_config import (
+    A2cConfig,
+    BanditSection,
+    CustomPolicyConfig,
+    InfluenceConfig,
+    PolicyConfig,
+    PpoConfig,
+    RaiseConfig,
+    RandomSearchConfig,
+    ReinforceConfig,
+    ScorerSection,
+)
+from raise_mdit.progress import Progress
+from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
+from raise_mdit.selectors import online_selector, own_policy, stream
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A policy that has learned."""
+
+    policy: SelectionPolicy
+    returns: tuple[float, ...]
+    """Of the episodes it learned from."""
+    online: OnlinePolicy | None = None
+    """The same policy, where it goes on learning in the final fine-tuning."""
+    deterministic: bool = True
+    """Whether the final fine-tuning takes its best picks, or draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLearning:
+    """What the policy of an arm learns with."""
+
+    environments: ArmEnvironments
+    policy: PolicyConfig
+    seed: int
+    recorder: Recorder
+    progress: Progress
+    directory: Path
+    """Where weights go."""
+    control: NDArray[np.float32] | None
+    """[T] what is subtracted from rewards, see :class:`ArmEnvironments`."""
+
+    def run(self) -> Learned:
+        """Learn from as many episodes as the policy asks for."""
+        match self.policy:
+            case ScorerSection() | RaiseConfig():
+                return self._by_gradients(self.policy)
+            case BanditSection() | InfluenceConfig():
+                online = online_selector(self.environments.preparation, self.policy, self.seed)
+                return self._step_by_step(online, online, self.policy.episodes)
+            case CustomPolicyConfig():
+                own = own_policy(self.environments.preparation, self.policy, self.seed)
+                return self._step_by_step(own, own.online, self.policy.episodes)
+            case RandomSearchConfig():
+                return self._by_search(self.policy)
+        raise AssertionError(f"{self.policy.label} does not learn")
+
+    def _by_gradients(self, policy: ScorerSection | RaiseConfig) -> Learned:
+        """A scorer trained by Stable-Baselines3."""
+        algorithm = self._algorithm(policy)
+        metrics = Sb3Metrics(self.recorder)
+        algorithm.set_logger(Logger(folder=None, output_formats=[metrics]))
+        episodes, best = EpisodeRecorder(self.recorder, self.progress), BestPolicy()
+        self._begin(policy.episodes)
+        learn(
+            algorithm,
+            episodes=policy.episodes,
+            steps_per_episode=self.environments.preparation.steps_per_episode,
+            callback=CallbackList([episodes, best]),
+        )
+        if isinstance(policy, ScorerSection) and policy.keep == "best":
+            best.take_best()
+        self.progress.finish()
+        save_policy(algorithm, self.directory / "policy.safetensors")
+        greedy = not isinstance(policy, ScorerSection) or policy.final == "greedy"
+        return Learned(algorithm.policy, tuple(episodes.returns), deterministic=greedy)
+
+    def _algorithm(self, policy: ScorerSection | RaiseConfig) -> OnPolicyAlgorithm:
+        environments = self.environments
+        env = environments.learning(control=self.control)
+        steps, seed = environments.preparation.steps_per_episode, self._stream("policy")
+        features = environments.pool.features
+        match policy:
+            case PpoConfig():
+                return build_ppo(
+                    env,
+                    policy,
+                    steps_per_episode=steps,
+                    seed=seed,
+                    features=features,
+                    prior_column=environments.prior_column,
+                )
+            case A2cConfig():
+                return build_a2c(env, policy, steps_per_episode=steps, seed=seed, features=features)
+            case ReinforceConfig():
+                return build_reinforce(
+                    env, policy, steps_per_episode=steps, seed=seed, features=features
+                )
+            case RaiseConfig():
+                return build_raise(
+                    env,
+                    policy,
+                    steps_per_episode=steps,
+                    seed=seed,
+                    classes=environments.preparation.classes(policy.classes),
+                    columns=environments.preparation.printed_columns,
+                    features=features,
+                )
+        raise AssertionError(f"{policy.label} is not trained by gradients")
+
+    def _step_by_step(
+        self, policy: SelectionPolicy, online: OnlinePolicy | None, episodes: int
+    ) -> Learned:
+        """A policy that takes in each step's improvement, in learning episodes as in the final.
+
+        One of the user's own need not be online; it has no episodes then.
+        """
+        returns = []
+        if episodes:
+            env = self.environments.alone()
+            self._begin(episodes)
+            for episode in range(episodes):
+                gains, _ = self._episode(env, policy, episode, online=online)
+                returns.append(sum(gains))
+            self.progress.finish()
+        return Learned(policy, tuple(returns), online=online)
+
+    def _by_search(self, policy: RandomSearchConfig) -> Learned:
+        """The schedule of the best episode of random picks, played again."""
+        rng = np.random.default_rng(self._stream("picks"))
+        picks = self.environments.preparation.config.environment.batch_size
+        blind = random_policy(rng, num_picks=picks)
+        env = self.environments.alone()
+        best: list[NDArray[np.int64]] = []
+        returns: list[float] = []
+        self._begin(policy.episodes)
+        for episode in range(policy.episodes):
+            gains, batches = self._episode(env, blind, episode)
+            if sum(gains) > max(returns, default=-np.inf):
+                best = batches
+            returns.append(sum(gains))
+        self.progress.finish()
+        return Learned(ReplayPolicy(best), tuple(returns))
+
+    def _episode(
+        self,
+        env: InstructionSelectionEnv,
+        policy: SelectionPolicy,
+        episode: int,
+        *,
+        online: OnlinePolicy | None = None,
+    ) -> tuple[list[float], list[NDArray[np.int64]]]:
+        """Gains and pool rows of each step."""
+        observation, _ = env.reset(seed=self._stream(f"episode {episode}"))
+        gains: list[float] = []
+        batches: list[NDArray[np.int64]] = []
+        done = False
+        while not done:
+            action, _ = policy.predict(observation)
+            observation, _, terminated, truncated, info = env.step(action)
+            gains.append(info["gain"])
+            batches.append(info["rows"])
+            if online is not None:
+                online.learn(info["rows"], info["gain"])
+            done = terminated or truncated
+        self.recorder.log(
+            {
+                tracking.ROLLOUT_EPISODE: episode + 1,
+                tracking.ROLLOUT_EPISODE_RETURN: sum(gains),
+                tracking.ROLLOUT_EPISODE_STEPS: len(gains),
+            }
+        )
+        self.progress.advance(episode_return=sum(gains), loss=info["validation_loss"])
+        return gains, batches
+
+    def _begin(self, episodes: int) -> None:
+        self.progress.start(f"{self.policy.label} s{self.seed}: learning", episodes)
+
+    def _stream(self, purpose: str) -> int:
+        return stream(self.policy.label, self.seed, purpose)

@@ -1,0 +1,212 @@
+"""The rankings of an experiment file, made for its pool.
+
+What is known of examples is carried over to synthesised candidates by the shares of their parents,
+as features are.
+
+Shapes: ``N`` candidates of the pool, ``M`` examples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from raise_mdit.candidates import parents_of
+from raise_mdit.core import Example
+from raise_mdit.learners.gradient_features import less_features
+from raise_mdit.policy_config import (
+    DeitaConfig,
+    DsirConfig,
+    IfdConfig,
+    KCenterConfig,
+    LessConfig,
+    LongestConfig,
+    NearestToTargetConfig,
+    Pass,
+    PerplexityConfig,
+    RankedSection,
+    SsplConfig,
+)
+from raise_mdit.preparation import Preparation, Ranking
+from raise_mdit.progress import Progress
+from raise_mdit.rankings.difficulty import (
+    by_ifd,
+    by_length,
+    by_perplexity,
+    by_stage,
+    instruction_following_difficulty,
+)
+from raise_mdit.rankings.diversity import (
+    by_k_center,
+    by_quality_and_diversity,
+    deita_quality,
+    most_central,
+)
+from raise_mdit.rankings.dsir import by_importance
+from raise_mdit.rankings.nearest import by_less, nearest_first
+from raise_mdit.synthesis import purpose_rng
+
+
+def rank_pool(
+    preparation: Preparation,
+    policy: RankedSection,
+    rng: np.random.Generator,
+    *,
+    progress: Progress,
+) -> Ranking:
+    """The ranking that a policy, or a prior, follows.
+
+    Args:
+        preparation: The pool and what is known of it.
+        policy: Any section of a ranking.
+        rng: Of the draws of rankings that draw.
+        progress: Told of long work.
+    """
+    if isinstance(policy, LessConfig):
+        key = policy.model_dump_json(exclude={"name", "repeat"})
+        if key not in preparation.less_rankings:
+            preparation.less_rankings[key] = _less(preparation, policy, progress)
+        return preparation.less_rankings[key]
+    facts = _Facts(preparation)
+    match policy:
+        case NearestToTargetConfig() | DsirConfig():
+            return Ranking(_towards_target(policy, facts, rng))
+        case KCenterConfig() | DeitaConfig():
+            return Ranking(_diverse(policy, facts))
+    return Ranking(_by_difficulty(policy, facts, rng))
+
+
+def normal_scores(ranks: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[N] a ranking as it would be if it were normal: about 0 in the middle, high for rank 0.
+
+    Blom's scores (1958), rank by rank: the quantile of (N - rank - 3/8) / (N + 1/4).
+    """
+    upwards = len(ranks) - ranks - 0.375
+    return np.asarray(norm.ppf(upwards / (len(ranks) + 0.25)), np.float32)
+
+
+def _towards_target(
+    policy: NearestToTargetConfig | DsirConfig, facts: _Facts, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    if isinstance(policy, NearestToTargetConfig):
+        return nearest_first(facts.embeddings, facts.target_embeddings)
+    return by_importance(facts.texts, facts.target_texts, num_buckets=policy.buckets, rng=rng)
+
+
+def _diverse(policy: KCenterConfig | DeitaConfig, facts: _Facts) -> NDArray[np.int64]:
+    embeddings, num_ranked = facts.embeddings, facts.num_picks(policy)
+    if isinstance(policy, KCenterConfig):
+        return by_k_center(embeddings, num_ranked=num_ranked, seed_row=most_central(embeddings))
+    return by_quality_and_diversity(
+        facts.quality, embeddings, threshold=policy.threshold, num_ranked=num_ranked
+    )
+
+
+def _by_difficulty(
+    policy: RankedSection, facts: _Facts, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    match policy:
+        case LongestConfig():
+            return by_length(facts.num_response_tokens)
+        case PerplexityConfig():
+            return by_perplexity(facts.log_probs("pool"), policy.part)
+        case IfdConfig():
+            return by_ifd(facts.log_probs("pool"), facts.log_probs("responses"))
+        case SsplConfig():
+            losses = -facts.log_probs("pool")
+            steps = min(facts.num_steps, len(losses) // facts.batch_size)
+            return by_stage(losses, num_steps=steps, batch_size=facts.batch_size, rng=rng)
+    raise AssertionError(f"{policy.label} ranks nothing")
+
+
+class _Facts:
+    """What is known of each candidate."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._preparation = preparation
+        self.batch_size = preparation.config.environment.batch_size
+        self.num_steps = preparation.steps_per_episode
+
+    def num_picks(self, policy: RankedSection) -> int:
+        """Different candidates that the budget takes."""
+        picks = -(-self.num_steps * self.batch_size // policy.repeat)
+        return min(len(self._preparation.pool), picks)
+
+    def log_probs(self, name: Pass) -> NDArray[np.float64]:
+        """[N] mean log-probability of the response's tokens."""
+        return self._preparation.candidate_means(self._preparation.knowledge.passes[name].log_probs)
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """[N, H] unit length."""
+        return self._preparation.candidate_embeddings(
+            self._preparation.knowledge.passes["pool"].embeddings
+        )
+
+    @property
+    def target_embeddings(self) -> NDArray[np.float32]:
+        """[Q, H] of reward-validation, unit length."""
+        return self._preparation.knowledge.passes["reward_validation"].embeddings
+
+    @property
+    def num_response_tokens(self) -> NDArray[np.int64]:
+        """[N]."""
+        return self._preparation.pool.num_response_tokens
+
+    @property
+    def quality(self) -> NDArray[np.float64]:
+        """[N] DEITA's, by proxy."""
+        difficulty = instruction_following_difficulty(
+            self.log_probs("pool"), self.log_probs("responses")
+        )
+        return deita_quality(difficulty, self.num_response_tokens)
+
+    @property
+    def texts(self) -> list[str]:
+        """Of each candidate: its parents', where it is made of several."""
+        examples = {key: _text(each) for key, each in self._preparation.examples.items()}
+        pool = self._preparation.pool
+        parents = (parents_of(pool.recipe(row)) for row in range(len(pool)))
+        return ["\n".join(examples[key] for key, _ in each) for each in parents]
+
+    @property
+    def target_texts(self) -> list[str]:
+        """Of each item of reward-validation."""
+        split = self._preparation.corpus.splits["reward_validation"]
+        return [_text(each.example) for each in split]
+
+
+def _less(preparation: Preparation, policy: LessConfig, progress: Progress) -> Ranking:
+    """By gradients of the learner, which it is left as it was; one for all seeds."""
+    config, training = preparation.config, preparation.training
+    rng = purpose_rng(config, "less")
+    offered = training.offered(training.generation(episode=0, step=0))
+    batch_size = config.environment.batch_size
+    warmup = [
+        [training.rows[row] for row in rng.choice(offered, batch_size, replace=False)]
+        for _ in range(policy.warmup_steps)
+    ]
+    progress.start("projecting gradients for LESS", policy.checkpoints * len(training))
+    features = less_features(
+        preparation.tuning.learner,
+        training.rows,
+        preparation.reward_items,
+        warmup_batches=warmup,
+        checkpoints=policy.checkpoints,
+        dimensions=policy.dimensions,
+        seed=config.data.seed,
+        advance=progress.advance,
+    )
+    progress.finish()
+    ranks = by_less(
+        features.candidates_CND,
+        features.targets_CQD,
+        learning_rates_C=features.learning_rates_C,
+        tasks_Q=preparation.reward_tasks,
+    )
+    return Ranking(ranks, features.cost)
+
+
+def _text(example: Example) -> str:
+    return f"{example.prompt}\n{example.response}"

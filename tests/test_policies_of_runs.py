@@ -1,0 +1,272 @@
+"""Every kind of policy in whole experiments, on a small model with random weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from raise_mdit import experiment
+from raise_mdit.comparison import ArmResult, arms_from_json
+from raise_mdit.config import ExperimentConfig
+from raise_mdit.core import Cost
+from raise_mdit.decisions import read_decisions, read_features
+from raise_mdit.experiment_file import load_experiment
+from raise_mdit.policy_config import BuiltInPolicyConfig, PolicySection
+from raise_mdit.pool import Pool
+from raise_mdit.progress import Silent
+from raise_mdit.schedule import read_schedule
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
+
+STEPS, BATCH = 3, 4
+YAML = """
+name: small
+seeds: [0]
+model: {{name: {folder}/model, max_length: 48}}
+data:
+  root: {folder}
+  sources:
+    - {{name: left, kind: dataset, file: left.jsonl}}
+    - {{name: right, kind: dataset, file: right.jsonl}}
+  pool: [{{source: left, rows: 20}}, {{source: right, rows: 20}}]
+  reward_validation: [{{source: left, rows: 4}}, {{source: right, rows: 2}}]
+  test: [{{source: left, rows: 8}}]
+pools:
+  mosaic: {{passes: 3, max_instructions: 2}}
+  mdit: {{tasks: source, ratio: 0.5, clusters: 2}}
+features: {{tier: model, semantic_size: 4, clusters: 2}}
+learner: {{trainable: {{kind: top_layers, layers: 2}}, learning_rate: 1.0e-2}}
+environment: {{window: 12, batch_size: 4, budget: {{steps: 3}}}}
+policies:
+  - {{kind: base}}
+  - {{kind: random}}
+  - {{kind: mosaic_only}}
+  - {{kind: mdit_only}}
+  - {{kind: full, epochs: 2}}
+  - {{kind: longest}}
+  - {{kind: perplexity, part: high}}
+  - {{kind: ifd}}
+  - {{kind: sspl}}
+  - {{kind: k_center}}
+  - {{kind: deita}}
+  - {{kind: nearest_to_target}}
+  - {{kind: nearest_to_target, name: twice, repeat: 2}}
+  - {{kind: dsir, buckets: 64}}
+  - {{kind: less, warmup_steps: 2, dimensions: 16}}
+  - {{kind: gradient_alignment}}
+  - {{kind: greats}}
+  - {{kind: random_search, episodes: 3}}
+  - {{kind: exp3, episodes: 2}}
+  - {{kind: ucb}}
+  - {{kind: thompson}}
+  - {{kind: influence, episodes: 1}}
+  - {{kind: ppo, episodes: 4, episodes_per_update: 2}}
+  - kind: ppo
+    name: from_target
+    window: pool
+    episodes: 4
+    episodes_per_update: 2
+    prior: {{ranking: {{kind: nearest_to_target}}, strength: 20.0}}
+  - {{kind: a2c, episodes: 2, episodes_per_update: 1}}
+  - {{kind: reinforce, episodes: 2, episodes_per_update: 1, final: sample}}
+  - {{kind: raise, episodes: 2, classes: 2}}
+  - {{kind: "own_policies:Told", name: told, episodes: 2, options: {{shift: 1}}}}
+  - {{kind: "own_policies:Blind", name: blind}}
+"""
+OWN_POLICIES = """
+import numpy as np
+
+HEARD = []
+
+
+class Told:
+    def __init__(self, *, num_picks, rng, features, feature_names, groups, shift):
+        assert features.shape == (len(groups), len(feature_names))
+        self.num_picks, self.rng, self.shift = num_picks, rng, shift
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        slots = np.flatnonzero(observation["mask"])
+        return slots[self.shift : self.shift + self.num_picks], state
+
+    def learn(self, rows, gain):
+        HEARD.append((rows.tolist(), gain))
+
+
+class Blind:
+    def __init__(self, num_picks, rng):
+        self.num_picks, self.rng = num_picks, rng
+
+    def predict(self, observation, state, episode_start, deterministic):
+        return self.rng.permutation(len(observation["mask"]))[: self.num_picks], None
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[..., Path]) -> Path:
+    """A finished run of all kinds."""
+    folder = furnish(tmp_path_factory.mktemp("policies"), YAML)
+    (folder / "own_policies.py").write_text(OWN_POLICIES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("RAISE_MDIT_CACHE", str(folder / "cache"))
+        experiment.run(config_in(folder), folder / "run", Silent())
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def heard(directory: Path) -> Iterator[list[tuple[list[int], float]]]:
+    """What the user's own policy was told, in the learning episodes and the final fine-tuning."""
+    assert (directory / "results.json").is_file()
+    yield sys.modules["own_policies"].HEARD
+    del sys.modules["own_policies"]
+
+
+@pytest.fixture(scope="module")
+def config(directory: Path) -> ExperimentConfig:
+    return experiment.read_config(directory)
+
+
+@pytest.fixture(scope="module")
+def arms(directory: Path) -> dict[str, ArmResult]:
+    results = arms_from_json((directory / "results.json").read_text())
+    return {arm.policy: arm for arm in results}
+
+
+def config_in(folder: Path) -> ExperimentConfig:
+    return load_experiment(folder / "small.yaml", ())
+
+
+def picks_of(directory: Path, policy: str) -> list[list[str]]:
+    """Candidates of each step, by id."""
+    picks = read_schedule(directory / "arms" / f"{policy}-s0")
+    steps = 1 + max(pick.step for pick in picks)
+    return [[pick.id for pick in picks if pick.step == step] for step in range(steps)]
+
+
+def kinds_in(directory: Path, policy: str) -> set[str]:
+    return {pick.kind for pick in read_schedule(directory / "arms" / f"{policy}-s0")}
+
+
+def test_every_kind_of_policy_is_in_this_run(config: ExperimentConfig) -> None:
+    kinds = {get_args(each.model_fields["kind"].annotation)[0] for each in sections()}
+    own = {"own_policies:Told", "own_policies:Blind"}
+    assert {policy.kind for policy in config.policies} == kinds | own
+
+
+def sections() -> tuple[type[PolicySection], ...]:
+    return get_args(get_args(BuiltInPolicyConfig)[0])
+
+
+def test_every_policy_spends_its_budget(
+    config: ExperimentConfig, arms: dict[str, ArmResult]
+) -> None:
+    steps = {policy.label: STEPS for policy in config.policies}
+    assert {label: arm.steps for label, arm in arms.items()} == steps | {
+        "base": 0,
+        "full": 2 * 40 // BATCH,
+    }
+    assert all(np.isfinite(arm.test_loss) for arm in arms.values())
+
+
+def test_policies_without_repetition_pick_every_candidate_once(
+    config: ExperimentConfig, directory: Path
+) -> None:
+    for policy in config.policies:
+        if policy.most_uses == 1:
+            picked = [each for step in picks_of(directory, policy.label) for each in step]
+            assert len(set(picked)) == len(picked) == STEPS * BATCH, policy.label
+
+
+def test_a_ranking_that_may_be_used_twice_takes_half_as_many_candidates(directory: Path) -> None:
+    once = [each for step in picks_of(directory, "nearest_to_target") for each in step]
+    twice = [each for step in picks_of(directory, "twice") for each in step]
+    assert set(twice) == set(once[: STEPS * BATCH // 2])
+    assert all(twice.count(each) == 2 for each in twice)
+
+
+def test_full_data_passes_over_every_original_in_each_epoch(directory: Path) -> None:
+    picked = [each for step in picks_of(directory, "full") for each in step]
+    assert kinds_in(directory, "full") == {"original"}
+    assert len(set(picked[:40])) == len(set(picked[40:])) == 40
+    assert picked[:40] != picked[40:]
+
+
+@pytest.mark.parametrize("kind", ["mosaic", "mdit"])
+def test_policies_of_one_kind_pick_that_kind(directory: Path, kind: str) -> None:
+    assert kinds_in(directory, f"{kind}_only") == {kind}
+
+
+def test_a_policy_that_begins_as_a_ranking_sees_it_as_normal_scores(
+    directory: Path, config: ExperimentConfig
+) -> None:
+    """Among the offered, the one ranked first is the one whose prior is highest."""
+    decisions = read_decisions(directory / "arms" / "from_target-s0" / "decisions.safetensors")
+    ids = Pool.read(directory / "pool.parquet").ids
+    ranked = [each for step in picks_of(directory, "nearest_to_target") for each in step]
+    assert decisions.extra_names == ("prior",)
+    for window, prior in zip(decisions.windows, decisions.extra[:, :, 0], strict=True):
+        places = {
+            ranked.index(ids[row]): prior[slot]
+            for slot, row in enumerate(window)
+            if ids[row] in ranked
+        }
+        assert places
+        assert [places[place] for place in sorted(places)] == sorted(places.values(), reverse=True)
+
+
+def test_random_search_plays_its_best_episode_again(
+    directory: Path, arms: dict[str, ArmResult]
+) -> None:
+    """The learner is the same and no draw is left: the final return is the best one."""
+    arm = arms["random_search"]
+    before, *_, after = arm.reward_validation_losses
+    assert (before - after) / before == pytest.approx(max(arm.episode_returns), abs=1e-9)
+
+
+def test_policies_pay_for_what_they_look_at(arms: dict[str, ArmResult]) -> None:
+    spent = {label: arm.costs["features"].flops for label, arm in arms.items()}
+    assert spent["base"] == spent["full"] == 0.0
+    assert spent["longest"] == spent["dsir"] == spent["random"]  # embeddings make interpolations
+    assert spent["ifd"] == spent["deita"] >= spent["perplexity"] == spent["sspl"]
+    assert spent["nearest_to_target"] > spent["perplexity"]
+    assert spent["less"] > spent["random"]
+    assert spent["greats"] > spent["gradient_alignment"] > spent["ppo"]
+    assert spent["from_target"] > spent["ppo"] == spent["a2c"] == spent["raise"]
+
+
+def test_policies_that_learn_pay_for_their_episodes(
+    config: ExperimentConfig, arms: dict[str, ArmResult]
+) -> None:
+    for policy in config.policies:
+        costs: dict[str, Cost] = arms[policy.label].costs
+        assert (costs["policy_training"].flops > 0) == (policy.learning_episodes > 0), policy.label
+        assert (costs["reward_evaluation"].flops > 0) == policy.sees_stage, policy.label
+        assert len(arms[policy.label].episode_returns) == policy.learning_episodes, policy.label
+
+
+def test_a_policy_of_ones_own_is_told_of_every_step(
+    directory: Path, arms: dict[str, ArmResult], heard: list[tuple[list[int], float]]
+) -> None:
+    arm, ids = arms["told"], Pool.read(directory / "pool.parquet").ids
+    losses = np.array(arm.reward_validation_losses)
+    gains = [gain for _, gain in heard]
+    assert len(heard) == 3 * STEPS
+    assert [sum(gains[:STEPS]), sum(gains[STEPS:-STEPS])] == pytest.approx(arm.episode_returns)
+    assert gains[-STEPS:] == pytest.approx(-np.diff(losses) / losses[0])
+    assert [[ids[row] for row in rows] for rows, _ in heard[-STEPS:]] == picks_of(directory, "told")
+
+
+def test_what_a_scorer_saw_and_picked_is_kept(directory: Path, config: ExperimentConfig) -> None:
+    table = read_features(directory / "features.safetensors")
+    for label in ("ppo", "a2c", "reinforce"):
+        folder = directory / "arms" / f"{label}-s0"
+        decisions = read_decisions(folder / "decisions.safetensors")
+        assert decisions.windows.shape == (STEPS, 12)
+        assert decisions.windows.max() < len(table.values)
+        assert decisions.extra.shape == (STEPS, 12, 0)
+        assert (folder / "policy.safetensors").is_file()
