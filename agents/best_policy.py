@@ -20,7 +20,10 @@ class BestPolicy(BaseCallback):
         super().__init__()
         self.best_return = -np.inf
         """Mean improvement over the episodes that those weights collected."""
+        self.num_episodes = 0
+        """Episodes that the policy had learned from when it had them."""
         self._weights: dict[str, torch.Tensor] = {}
+        self._num_seen = 0
         self._returns: list[float] = []
         self._gains: dict[int, float] = defaultdict(float)
 
@@ -45,6 +48,7 @@ class BestPolicy(BaseCallback):
     def _on_rollout_end(self) -> None:
         mean = float(np.mean(self._returns)) if self._returns else -np.inf
         if mean > self.best_return:
-            self.best_return = mean
+            self.best_return, self.num_episodes = mean, self._num_seen
             weights = self.model.policy.state_dict()
             self._weights = {name: weight.clone() for name, weight in weights.items()}
+        self._num_seen += len(self._returns)

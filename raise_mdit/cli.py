@@ -126,7 +126,9 @@ def run(
 def check(file: ExperimentFile, set_: Overrides = []) -> None:  # noqa: B006
     """Check an experiment file without loading a model or data, in under a second.
 
-    Reports every fault at once, each with its line, its key, what is allowed and the nearest name.
+    Reports faults with their line, their key, what is allowed and the nearest name: first all that
+    are misspelt or of a wrong type, then all that do not fit each other, then those of your own
+    classes.
     Reads a wording file of your own, makes candidate sources of your own, and imports policies of
     your own and those of other runs, too.
     """
@@ -134,7 +136,7 @@ def check(file: ExperimentFile, set_: Overrides = []) -> None:  # noqa: B006
     _check_own_parts(config)
     arms = len(config.policies) * len(config.seeds)
     out.print(f"{escape(str(file))}: sound; {len(config.policies)} policies x "
-              f"{len(config.seeds)} seeds = {arms} fine-tunings")  # fmt: skip
+              f"{len(config.seeds)} seeds = {arms} arms")  # fmt: skip
 
 
 @app.command()

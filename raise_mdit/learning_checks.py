@@ -121,6 +121,23 @@ def _fixed_candidates(config: ExperimentConfig) -> Iterator[Fault]:
             yield Fault(("policies", index, "repeat"), f"{message}, or 1 here")
 
 
+def _repeats(config: ExperimentConfig) -> Iterator[Fault]:
+    """A batch takes a candidate once, so that steps limit how often it is used."""
+    steps = config.environment.budget.steps
+    for index, policy in enumerate(config.policies):
+        if isinstance(policy, RankedSection) and steps is not None and policy.repeat > steps:
+            message = "should not exceed the steps of an episode, as a batch takes a candidate once"
+            where = ("policies", index, "repeat")
+            yield Fault(where, f"{message}, got {policy.repeat}, allowed: up to {steps}")
+
+
+def _balance(config: ExperimentConfig) -> Iterator[Fault]:
+    targets = {share.source for share in config.data.reward_validation}
+    if config.reward.balance == "targets" and len(targets) == 1:
+        message = "has no effect: targets are sources, and `data.reward_validation` has one; write"
+        yield Fault(("reward", "balance"), f"{message} `tokens`, or give each target its source")
+
+
 def _less(config: ExperimentConfig) -> Iterator[Fault]:
     for index, policy in enumerate(config.policies):
         if isinstance(policy, LessConfig) and policy.checkpoints > policy.warmup_steps:
@@ -230,6 +247,8 @@ CHECKS = (
     _raise,
     _fixed_candidates,
     _less,
+    _repeats,
+    _balance,
     _without_effect,
     _reward,
     _tier,

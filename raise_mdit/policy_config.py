@@ -185,7 +185,7 @@ class SsplConfig(RankedSection):
     reads: ClassVar[frozenset[Pass]] = frozenset({"pool"})
 
     kind: Literal["sspl"]
-    repeat: Literal[1] = 1
+    repeat: int = Field(1, ge=1, le=1)
     """Each step has a part of its own, so nothing is used again."""
 
 
@@ -473,7 +473,8 @@ class RaiseConfig(LearningSection):
     episodes: int = Field(20, ge=1)
     """K: fine-tunings that the policy learns from; each ends in an update."""
     classes: int = Field(2, ge=1)
-    """C: K-means classes; a batch takes equally many of each."""
+    """C: K-means classes; a batch takes equally many of each, and one more of the first ones where
+    it cannot be divided."""
     epochs: int = Field(4, ge=1)
     """K2: passes over an episode's steps in one update; not printed."""
     actor_learning_rate: float = Field(1e-1, gt=0)

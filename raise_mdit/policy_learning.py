@@ -94,6 +94,7 @@ class PolicyLearning:
         )
         if isinstance(policy, ScorerSection) and policy.keep == "best":
             best.take_best()
+            self.recorder.log({tracking.ROLLOUT_KEPT_EPISODE: best.num_episodes})
         self.progress.finish()
         save_policy(algorithm, self.directory / "policy.safetensors")
         greedy = not isinstance(policy, ScorerSection) or policy.final == "greedy"

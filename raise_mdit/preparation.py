@@ -259,8 +259,6 @@ def _balance_notes(config: ExperimentConfig, corpus: Corpus) -> list[str]:
         return []
     counts = Counter(each.example.source for each in corpus.splits["reward_validation"])
     named = ", ".join(f"{source} ({count:,} items)" for source, count in counts.items())
-    if len(counts) == 1:
-        return [f"reward.balance has no effect: reward-validation has one target, {named}."]
     return [f"In rewards the targets {named} count alike, each as its loss over that before."]
 
 

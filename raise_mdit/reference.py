@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def _children(annotation: object) -> list[type[Section]]:
 def _section(section: type[Section]) -> str:
     rows = [_row(name, field) for name, field in written_fields(section).items()]
     title = _title(section)
-    meaning = (section.__doc__ or "").strip()
+    meaning = inspect.cleandoc(section.__doc__ or "")
     table = ["| key | values | default | meaning |", "| --- | --- | --- | --- |", *rows]
     return "\n".join([f"## {title}", "", meaning, "", *table, ""])
 

@@ -23,6 +23,7 @@ _WANTED = {
     "dict_type": "a section of keys",
     "float_type": "a number",
     "int_type": "a whole number",
+    "model_attributes_type": "a section of keys",
     "model_type": "a section of keys",
     "string_type": "text",
     "tuple_type": "a list",

@@ -32,6 +32,7 @@ BUDGET_SHARE_SPENT = "budget/share_spent"
 ROLLOUT_EPISODE = "rollout/episode"
 ROLLOUT_EPISODE_RETURN = "rollout/episode_return"
 ROLLOUT_EPISODE_STEPS = "rollout/episode_steps"
+ROLLOUT_KEPT_EPISODE = "rollout/kept_episode"
 
 # What the summary of a run holds.
 TEST_LOSS = "test/loss"
@@ -56,6 +57,8 @@ METRICS: Mapping[str, str] = {
     ROLLOUT_EPISODE: "learning episodes so far",
     ROLLOUT_EPISODE_RETURN: "sum of the rewards of a learning episode, as a share",
     ROLLOUT_EPISODE_STEPS: "optimizer steps of a learning episode",
+    ROLLOUT_KEPT_EPISODE: "episodes that a policy had learned from when it had the weights that "
+    "are kept; 0 is the policy it began as",
     TEST_LOSS: "loss on the sealed test, in nats per scored token",
     TEST_EXACT_MATCH: "share of test items answered exactly, from 0 to 1",
     TEST_OPTION_LIKELIHOOD: "share of test items whose right option has the lowest mean loss per "

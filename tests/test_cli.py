@@ -57,7 +57,7 @@ def test_check_counts_the_work(
     minimal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "check", str(minimal), "--set", "seeds=[3, 4]") == 0
-    assert "2 policies x 2 seeds = 4 fine-tunings" in capsys.readouterr().out
+    assert "2 policies x 2 seeds = 4 arms" in capsys.readouterr().out
 
 
 def test_check_reads_the_users_wording_and_loads_the_users_sources(

@@ -203,3 +203,84 @@ def test_gradients_that_no_policy_learns_from_have_no_effect() -> None:
             "has no effect: no policy learns from it; add `- kind: ppo` or write `cheap`",
         )
     ]
+
+
+def with_policy(policy: Fields, **others: Any) -> Fields:  # any section
+    """A consistent experiment with one more policy."""
+    fields = experiment(**others)
+    return {**fields, "policies": (*fields["policies"], policy)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "key", "message"),
+    [
+        (
+            experiment(
+                policy={"prior": {"ranking": {"kind": "longest"}}, "entropy_coefficient": 0.1}
+            ),
+            "policies.0.entropy_coefficient",
+            "has no effect beside a prior: `prior.kl_coefficient` takes its place; remove it",
+        ),
+        (
+            experiment(policy={"prior": {"ranking": {"kind": "longest", "repeat": 2}}}),
+            "policies.0.prior.ranking.repeat",
+            "has no effect in a prior: how often to repeat is learned; remove it",
+        ),
+        (
+            with_policy({"kind": "raise"}),
+            "policies.2.kind",
+            "its printed state has difficulties by a forward pass; write `features.tier: model`",
+        ),
+        (
+            with_policy({"kind": "raise", "classes": 11}, features={"tier": "model"}),
+            "policies.2.classes",
+            "should not exceed environment.batch_size, got 11, allowed: up to 10",
+        ),
+        (
+            with_policy({"kind": "random_search"}, pools={"mosaic": {}, "renew": "episode"}),
+            "policies.2.kind",
+            "candidates that are renewed cannot be picked again; write `pools.renew: never`",
+        ),
+        (
+            with_policy({"kind": "longest", "repeat": 2}, pools={"mosaic": {}, "renew": "episode"}),
+            "policies.2.repeat",
+            "candidates that are renewed cannot be picked again; write `pools.renew: never`, or 1 "
+            "here",
+        ),
+        (
+            with_policy({"kind": "less", "checkpoints": 9}),
+            "policies.2.checkpoints",
+            "should not exceed warmup_steps 8, got 9",
+        ),
+        (
+            with_policy({"kind": "longest", "repeat": 11}),
+            "policies.2.repeat",
+            "should not exceed the steps of an episode, as a batch takes a candidate once, got 11, "
+            "allowed: up to 10",
+        ),
+        (
+            experiment(reward={"balance": "targets"}),
+            "reward.balance",
+            "has no effect: targets are sources, and `data.reward_validation` has one; write "
+            "`tokens`, or give each target its source",
+        ),
+    ],
+)
+def test_settings_of_policies_that_do_not_fit_are_told(
+    fields: Fields, key: str, message: str
+) -> None:
+    assert faults(fields) == [(key, message)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        with_policy({"kind": "raise", "classes": 10}, features={"tier": "model"}),
+        with_policy({"kind": "less", "checkpoints": 8}),
+        with_policy({"kind": "longest", "repeat": 10}),
+        with_policy({"kind": "random_search"}),
+        experiment(policy={"prior": {"ranking": {"kind": "longest"}}}),
+    ],
+)
+def test_settings_of_policies_at_their_limits_have_no_faults(fields: Fields) -> None:
+    assert faults(fields) == []

@@ -143,11 +143,3 @@ def test_the_likelihood_of_options_is_measured_and_tracked(folder: Path) -> None
 def test_a_test_with_other_sources_is_refused_before_anything_is_trained(folder: Path) -> None:
     with pytest.raises(DataError, match=r"data\.test: 6 of 12 examples have no options"):
         prepared_from(folder, LIKELIHOOD)
-
-
-def test_one_target_that_is_balanced_is_noted(folder: Path) -> None:
-    prepared = prepared_from(folder, "data.reward_validation=[{source: exam, rows: 6}]")
-
-    assert any(note.startswith("reward.balance has no effect") for note in prepared.notes)
-    assert prepared.reward_targets is not None
-    assert set(prepared.reward_targets.tolist()) == {0}

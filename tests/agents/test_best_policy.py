@@ -60,6 +60,7 @@ def test_the_weights_that_collected_the_best_episodes_come_back() -> None:
 
     now = torch.cat([p.detach().flatten() for p in algorithm.policy.parameters()])
     assert best.best_return == np.mean(RETURNS[2:4])
+    assert best.num_episodes == 2
     assert torch.equal(now, weights.seen[1])
     assert not torch.equal(now, last)
 
