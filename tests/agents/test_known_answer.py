@@ -33,6 +33,9 @@ REACHED = 0.95
 EPISODES = 240
 """1,440 environment steps. Ten seeds needed 28 to 196 episodes, those tested here 36 to 52."""
 
+EPISODES_OF_A_BUG = 104
+"""Twice what seed 0 needs without one."""
+
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 GATED = (known.Topic(1), known.Topic(4, needs=0, threshold=4), known.Topic(0))
@@ -60,9 +63,9 @@ def every_gain(instance: known.Instance, *, reuse: bool) -> Iterator[float]:
             yield known.gain_of(instance, [[rows[i] for i in batch] for batch in sequence])
 
 
-def best_share(*, seed: int = 0) -> float:
+def best_share(*, seed: int = 0, episodes: int = EPISODES) -> float:
     algorithm = known.ppo(known.STAGES, seed=seed)
-    return max(known.learned_shares(known.STAGES, algorithm, episodes=EPISODES, until=REACHED))
+    return max(known.learned_shares(known.STAGES, algorithm, episodes=episodes, until=REACHED))
 
 
 class Fixed:
@@ -201,7 +204,7 @@ def ignore_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_planted_bug_hides_the_optimum(plant: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
 
-    assert best_share() < REACHED
+    assert best_share(episodes=EPISODES_OF_A_BUG) < REACHED
 
 
 def test_a_mask_that_is_ignored_stops_the_learning(monkeypatch: pytest.MonkeyPatch) -> None:
