@@ -53,6 +53,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from raise_mdit.agents.static import State
 from raise_mdit.core import Observation, OnlinePolicy
 from raise_mdit.errors import ConfigError, DataError
 from raise_mdit.own_class import (
@@ -68,8 +69,6 @@ from raise_mdit.policy_config import CustomPolicyConfig
 
 ALWAYS_GIVEN = ("num_picks", "rng")
 """Keyword arguments that every policy of the user's takes."""
-
-State = tuple[NDArray[Any], ...] | None
 
 
 class PolicyError(DataError):

@@ -8,15 +8,12 @@ Shapes: ``N`` candidates of the pool, ``W`` slots of a window, ``k`` picks, ``G`
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from raise_mdit.agents.bandits import Bandit, Exp3, Thompson, Ucb1
+from raise_mdit.agents.static import State
 from raise_mdit.core import Observation
-
-State = tuple[NDArray[Any], ...] | None
 
 
 class GroupPolicy:

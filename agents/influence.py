@@ -8,16 +8,14 @@ Shapes: ``W`` slots of a window, ``F`` features, ``D`` regressors, ``k`` picks.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
 
-from raise_mdit.agents.static import BUDGET_SHARE
+from raise_mdit.agents.static import BUDGET_SHARE, State
 from raise_mdit.core import Observation
-
-State = tuple[NDArray[Any], ...] | None
 
 Choice = Literal["thompson", "greedy"]
 """How it explores: by weights drawn from their posterior, or not, by their mean."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from raise_mdit.core import Observation
 
 State = tuple[NDArray[Any], ...] | None
+"""A recurrent state, which no policy here has: it is given back as it came."""
 
 BUDGET_SHARE = 1
 """Where `context` says which part of the budget is spent."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raise_mdit.agents.static import random_policy
-from raise_mdit.core import KINDS, Budget, SelectionPolicy
+from raise_mdit.core import KINDS, Budget, OnlinePolicy, SelectionPolicy
 from raise_mdit.envs import InstructionSelectionEnv, TrainingPool
 from raise_mdit.envs.episode import Signal
 from raise_mdit.envs.vectorised import InstructionSelectionVecEnv
@@ -31,7 +33,7 @@ CURVE_POINTS = 50
 """Measurements of reward-validation that a curve is drawn by at least, where it has the steps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class ArmEnvironments:
     """Makes the environments of one arm; all charge its ledger."""
 
@@ -43,7 +45,7 @@ class ArmEnvironments:
     features: NDArray[np.float32] | None = None
     """[N, F] what the policy was taught to see of the pool; None is what all see."""
 
-    @property
+    @cached_property
     def pool(self) -> TrainingPool:
         """The experiment's, with the ranking that the policy begins as for a last column."""
         training = self.preparation.training
@@ -134,7 +136,7 @@ class ArmEnvironments:
         policy = random_policy(rng, num_picks=self.preparation.config.environment.batch_size)
         gains = []
         for seed in seeds:
-            gains.append(_gains(env, policy, seed))
+            gains.append(play(env, policy, seed).gains)
             advance(sum(gains[-1]))
         return mean_by_step(gains)
 
@@ -222,14 +224,42 @@ class ArmEnvironments:
         return alignment_signal(learner, self.preparation.reward_items)
 
 
-def _gains(env: InstructionSelectionEnv, policy: SelectionPolicy, seed: int) -> list[float]:
-    """The improvement at each step of an episode."""
+class Played(NamedTuple):
+    """An episode that is over."""
+
+    gains: list[float]
+    """Improvement at each step."""
+    batches: list[NDArray[np.int64]]
+    """[k] pool rows of each step."""
+    validation_loss: float
+    """After the last one."""
+
+
+def play(
+    env: InstructionSelectionEnv,
+    policy: SelectionPolicy,
+    seed: int,
+    *,
+    online: OnlinePolicy | None = None,
+) -> Played:
+    """One episode under a policy.
+
+    Args:
+        env: Of the arm.
+        policy: Whose draws, if any, are made.
+        seed: Of the windows.
+        online: Told what each step gave.
+    """
     observation, _ = env.reset(seed=seed)
     gains: list[float] = []
+    batches: list[NDArray[np.int64]] = []
     done = False
     while not done:
         action, _ = policy.predict(observation)
         observation, _, terminated, truncated, info = env.step(action)
         gains.append(info["gain"])
+        batches.append(info["rows"])
+        if online is not None:
+            online.learn(info["rows"], info["gain"])
         done = terminated or truncated
-    return gains
+    return Played(gains, batches, info["validation_loss"])

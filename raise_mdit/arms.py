@@ -16,7 +16,7 @@ from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.candidates import Original, kind_of, parents_of
 from raise_mdit.comparison import ArmResult, total
 from raise_mdit.core import KINDS
-from raise_mdit.decisions import DecisionLog, write_decisions
+from raise_mdit.decisions import DECISIONS_FILE, DecisionLog, write_decisions
 from raise_mdit.errors import DataError
 from raise_mdit.ledger import Ledger
 from raise_mdit.policy_config import (
@@ -28,7 +28,7 @@ from raise_mdit.policy_config import (
     ScorerSection,
 )
 from raise_mdit.policy_learning import Learned, PolicyLearning
-from raise_mdit.policy_transfer import Transfer, transferred_table
+from raise_mdit.policy_transfer import Transfer
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
 from raise_mdit.recording import Recorder
@@ -81,7 +81,7 @@ def run_arm(
             running.read_everything()
         final = running.fine_tune(learned)
         if final.decisions is not None:
-            write_decisions(directory / "decisions.safetensors", final.decisions.decisions)
+            write_decisions(directory / DECISIONS_FILE, final.decisions.decisions)
     test = running.open_sealed_test()
     returns = () if learned is None else learned.returns
     return Arm(running.result(final, test, returns), tuple(running.picks(final)))
@@ -134,9 +134,8 @@ class _Running:
         """Where it learns and fine-tunes, at the expense of its ledger."""
         prior = prior_of(self.preparation, self.policy, self.seed, progress=self.progress)
         self.ledger.charge("features", prior.cost)
-        return ArmEnvironments(
-            self.preparation, self.policy, self.ledger, prior.scores, self._own_features()
-        )
+        features = self.preparation.transfer_features.get(self.policy.label)
+        return ArmEnvironments(self.preparation, self.policy, self.ledger, prior.scores, features)
 
     def charge_shared(self) -> None:
         """Charge what the arm would have had to pay for shared work if it had run alone."""
@@ -283,16 +282,10 @@ class _Running:
         if not isinstance(self.policy, ScorerSection) or self.environments.features is not None:
             return None
         names = [] if self.environments.prior is None else ["prior"]
-        if self.preparation.config.features.tier == "gradient":
+        if self.environments.has_signal:
             names.append("gradient")
         num_features = self.preparation.training.features.shape[1]
         return DecisionLog(num_features=num_features, extra_names=tuple(names))
-
-    def _own_features(self) -> NDArray[np.float32] | None:
-        """[N, F] of a policy that another run has taught what to see."""
-        if not isinstance(self.policy, PpoConfig) or self.policy.from_run is None:
-            return None
-        return transferred_table(self.preparation, self.policy).values
 
     def _control(self) -> NDArray[np.float32] | None:
         """[T] mean reward of random picks at each step, where rewards are compared with it."""

@@ -60,6 +60,11 @@ class Example:
         """The last turn's text."""
         return self.messages[-1].content
 
+    @property
+    def text(self) -> str:
+        """Prompt and response as one text."""
+        return f"{self.prompt}\n{self.response}"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedRow:

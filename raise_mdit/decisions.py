@@ -24,6 +24,8 @@ from raise_mdit.features import Basis, FeatureTable
 from raise_mdit.runs import write_bytes
 
 DECISIONS_FILE = "decisions.safetensors"
+POLICY_FILE = "policy.safetensors"
+"""Weights of a learned policy, beside its decisions."""
 """In the folder of an arm."""
 FEATURES_FILE = "features.safetensors"
 BASIS_FILE = "basis.safetensors"

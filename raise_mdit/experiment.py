@@ -24,7 +24,6 @@ finished is usable.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, write_basis, write_features
 from raise_mdit.errors import RunError
+from raise_mdit.example_texts import EXAMPLES_FILE, write_examples
 from raise_mdit.experiment_file import load_resolved, resolved_yaml
 from raise_mdit.export import WORDING_FILE
 from raise_mdit.policy_config import PolicyConfig
@@ -250,12 +250,7 @@ def _write_preparation(directory: Path, preparation: Preparation) -> None:
     mosaic = preparation.config.pools.mosaic
     if mosaic is not None and mosaic.wording is not None:
         write_text(directory / WORDING_FILE, Path(mosaic.wording).read_text("utf-8"))
-    texts = (
-        {"id": example.id, "source": example.source, "messages": [*map(list, example.messages)]}
-        for example in preparation.examples.values()
-    )
-    lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
-    write_text(directory / "examples.jsonl", "".join(lines))
+    write_examples(directory / EXAMPLES_FILE, preparation.examples.values())
     write_json(
         directory / "preparation.json",
         {

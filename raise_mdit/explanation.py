@@ -9,7 +9,6 @@ of columns.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,11 +29,13 @@ from raise_mdit.core import KINDS, Example, Message
 from raise_mdit.decisions import (
     DECISIONS_FILE,
     FEATURES_FILE,
+    POLICY_FILE,
     Decisions,
     read_decisions,
     read_features,
 )
 from raise_mdit.errors import RunError, nearest
+from raise_mdit.example_texts import EXAMPLES_FILE, read_examples
 from raise_mdit.experiment import read_config
 from raise_mdit.export import WORDING_FILE
 from raise_mdit.features import FeatureTable
@@ -144,7 +145,7 @@ def explain(
     _check_place("--step", step, num_steps)
     _check_place("slot", slot, num_picks)
     table = read_features(directory / FEATURES_FILE)
-    rescorer = Rescorer(load_scorer(folder / "policy.safetensors"), table, decisions)
+    rescorer = Rescorer(load_scorer(folder / POLICY_FILE), table, decisions)
     candidates = _Candidates(directory, table)
     taken = _taken(folder, candidates.pool, decisions)
     (result,) = arms_from_json((folder / "result.json").read_text("utf-8"))
@@ -192,7 +193,7 @@ class _Arms:
                     continue
                 if not (folder / DECISIONS_FILE).is_file():
                     notes.append(f"{policy.label} s{seed} left no decisions: no learned scores")
-                elif not holds_scorer(folder / "policy.safetensors"):
+                elif not holds_scorer(folder / POLICY_FILE):
                     notes.append(f"{policy.label} s{seed} has weights of another kind of policy")
                 else:
                     self._folders.setdefault(policy.label, {})[seed] = folder
@@ -332,25 +333,7 @@ class _Candidates:
 
     @cached_property
     def _examples(self) -> dict[str, Example]:
-        return _read_examples(self._directory / "examples.jsonl")
-
-
-def _read_examples(path: Path) -> dict[str, Example]:
-    """Examples by id.
-
-    Raises:
-        RunError: The file is missing or damaged.
-    """
-    try:
-        with path.open(encoding="utf-8") as lines:
-            fields = [json.loads(line) for line in lines]
-        turns = (tuple(Message(*turn) for turn in each["messages"]) for each in fields)
-        return {
-            each["id"]: Example(each["id"], each["source"], messages)
-            for each, messages in zip(fields, turns, strict=True)
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: missing or damaged ({error})") from error
+        return read_examples(self._directory / EXAMPLES_FILE)
 
 
 def _preview(messages: Sequence[Message], length: int) -> str:

@@ -18,10 +18,14 @@ from plotly.offline import get_plotlyjs
 
 from raise_mdit import report_figures
 from raise_mdit.explanation import ExplainedPick, Explanation
+from raise_mdit.plots import embedded, empty_figure
 from raise_mdit.runs import write_text
 
 RAISES, LOWERS, TOTAL = "#009e73", "#d55e00", "#7f8c9b"
 """Okabe & Ito 2008, as in the report: told apart by colour-blind readers on light and dark."""
+
+HEIGHT, RIGHT = 320, 64
+"""Of the plots in pixels; names of lines stand at their right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +67,7 @@ def write_page(path: Path, explanation: Explanation, *, top: int) -> None:
         shares=[_shares_panel(explanation, way) for way in explanation.counts],
         picks=picks,
         shown=picks[0],
-        waterfall=_html(waterfall(explanation, picks[0]), "waterfall"),
+        waterfall=embedded(waterfall(explanation, picks[0]), "waterfall"),
         columns=_columns(explanation, picks[0]),
         plotly=Markup(get_plotlyjs()),  # a constant of the package
     )
@@ -85,7 +89,7 @@ def headline(explanation: Explanation) -> str:
 
 def attributions_by_step(explanation: Explanation) -> go.Figure:
     """Mean absolute attribution of each group at each step, stacked."""
-    figure = _figure("optimizer step", "mean absolute attribution")
+    figure = empty_figure("optimizer step", "mean absolute attribution", height=HEIGHT, right=RIGHT)
     colours = _group_colours(explanation)
     for place, group in enumerate(explanation.groups):
         figure.add_bar(
@@ -100,7 +104,7 @@ def attributions_by_step(explanation: Explanation) -> go.Figure:
 
 def waterfall(explanation: Explanation, pick: ExplainedPick) -> go.Figure:
     """From the mean of the window to the score of a pick, group by group."""
-    figure = _figure("score above the window's mean", None)
+    figure = empty_figure("score above the window's mean", None, height=HEIGHT, right=RIGHT)
     figure.add_waterfall(
         orientation="h",
         y=[*map(escape, explanation.groups), "all together"],
@@ -134,7 +138,7 @@ def picks_by_step(explanation: Explanation, way: str) -> go.Figure:
 def _attributions_panel(explanation: Explanation) -> _Panel:
     return _Panel(
         title="Mean absolute attribution of what was picked",
-        figure=_html(attributions_by_step(explanation), "attributions"),
+        figure=embedded(attributions_by_step(explanation), "attributions"),
         legend=_group_colours(explanation),
     )
 
@@ -145,7 +149,7 @@ def _shares_panel(explanation: Explanation, way: str) -> _Panel:
     legend = report_figures.group_colours(groups)
     if all(group in groups for step in explanation.counts[way] for group in step):
         del legend[report_figures.OTHER]
-    figure = _html(picks_by_step(explanation, way), f"picks-{way}")
+    figure = embedded(picks_by_step(explanation, way), f"picks-{way}")
     return _Panel(title=f"By {way}", figure=figure, legend=legend)
 
 
@@ -164,30 +168,3 @@ def _columns(explanation: Explanation, pick: ExplainedPick) -> list[_Column]:
             strict=True,
         )
     ]
-
-
-def _figure(x: str, y: str | None) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        height=320,
-        margin={"l": 56, "r": 64, "t": 12, "b": 48},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        showlegend=False,
-        hovermode="closest",
-    )
-    figure.update_xaxes(title=x, zeroline=False, fixedrange=True)
-    figure.update_yaxes(title=y, zeroline=False, fixedrange=True)
-    return figure
-
-
-def _html(figure: go.Figure, name: str) -> Markup:
-    text = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"figure-{name}",
-        config={"displaylogo": False, "responsive": True, "displayModeBar": False},
-    )
-    return Markup(text)  # Plotly writes `<` and `>` of its data as escapes

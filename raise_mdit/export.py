@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raise_mdit import __version__
-from raise_mdit.candidates import Mdit, Recipe, make_example
+from raise_mdit.candidates import Mdit, Recipe
 from raise_mdit.comparison import ArmResult, arms_from_json, compared_losses
 from raise_mdit.conversations import conversation_of
-from raise_mdit.core import Example, Message
+from raise_mdit.core import Message
 from raise_mdit.errors import RunError, nearest
+from raise_mdit.example_texts import EXAMPLES_FILE, read_examples
 from raise_mdit.pool import Pool
 from raise_mdit.runs import read_json, write_json, write_text
 from raise_mdit.schedule import Pick, order_digest, read_schedule
@@ -162,7 +163,7 @@ class _Rows:
     """Renders picks from a run directory's pool and texts."""
 
     def __init__(self, directory: Path) -> None:
-        self._examples = _read_examples(directory / "examples.jsonl")
+        self._examples = read_examples(directory / EXAMPLES_FILE)
         self._pool = Pool.read(directory / "pool.parquet")
         own = directory / WORDING_FILE
         self._wording: Wording = load_wording(own if own.is_file() else None)
@@ -185,27 +186,6 @@ class _Rows:
             heavier = recipe.first if recipe.weight >= 0.5 else recipe.second
             return self._examples[heavier].messages
         return conversation_of(recipe, self._examples, self._wording)
-
-
-def _read_examples(path: Path) -> dict[str, Example]:
-    """Examples by id; an id that does not match its text was altered.
-
-    Raises:
-        RunError: The file is missing or altered.
-    """
-    try:
-        lines = path.read_text("utf-8").rstrip("\n").split("\n")
-    except FileNotFoundError as error:
-        raise RunError(f"{path}: no such file; is {path.parent} a run directory?") from error
-    examples = {}
-    for number, line in enumerate(lines, start=1):
-        fields = json.loads(line)
-        messages = [Message(*turn) for turn in fields["messages"]]
-        example = make_example(fields["source"], messages)
-        if example.id != fields["id"]:
-            raise RunError(f"{path}:{number}: altered since it was written")
-        examples[example.id] = example
-    return examples
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

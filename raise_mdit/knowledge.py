@@ -114,7 +114,7 @@ class _Finder:
         known = self._by_tier()
         if config.features.sentence_encoder is None:
             return known
-        texts = [f"{each.example.prompt}\n{each.example.response}" for each in self._pool]
+        texts = [each.example.text for each in self._pool]
         self.progress.start("reading the pool with the sentence encoder", len(texts))
         embedded = encode_sentences(
             config.features.sentence_encoder,

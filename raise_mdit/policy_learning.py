@@ -17,8 +17,9 @@ from raise_mdit.agents.best_policy import BestPolicy
 from raise_mdit.agents.ppo import build_ppo, learn, save_policy
 from raise_mdit.agents.raise_policy import build_raise
 from raise_mdit.agents.static import ReplayPolicy, random_policy
-from raise_mdit.arm_environments import ArmEnvironments
+from raise_mdit.arm_environments import ArmEnvironments, Played, play
 from raise_mdit.core import OnlinePolicy, SelectionPolicy
+from raise_mdit.decisions import POLICY_FILE
 from raise_mdit.envs import InstructionSelectionEnv
 from raise_mdit.policy_config import (
     A2cConfig,
@@ -96,7 +97,7 @@ class PolicyLearning:
             best.take_best()
             self.recorder.log({tracking.ROLLOUT_KEPT_EPISODE: best.num_episodes})
         self.progress.finish()
-        save_policy(algorithm, self.directory / "policy.safetensors")
+        save_policy(algorithm, self.directory / POLICY_FILE)
         greedy = not isinstance(policy, ScorerSection) or policy.final == "greedy"
         return Learned(algorithm.policy, tuple(episodes.returns), deterministic=greedy)
 
@@ -145,8 +146,7 @@ class PolicyLearning:
             env = self.environments.alone()
             self._begin(episodes)
             for episode in range(episodes):
-                gains, _ = self._episode(env, policy, episode, online=online)
-                returns.append(sum(gains))
+                returns.append(sum(self._episode(env, policy, episode, online=online).gains))
             self.progress.finish()
         return Learned(policy, tuple(returns), online=online)
 
@@ -160,10 +160,10 @@ class PolicyLearning:
         returns: list[float] = []
         self._begin(policy.episodes)
         for episode in range(policy.episodes):
-            gains, batches = self._episode(env, blind, episode)
-            if sum(gains) > max(returns, default=-np.inf):
-                best = batches
-            returns.append(sum(gains))
+            played = self._episode(env, blind, episode)
+            if sum(played.gains) > max(returns, default=-np.inf):
+                best = played.batches
+            returns.append(sum(played.gains))
         self.progress.finish()
         return Learned(ReplayPolicy(best), tuple(returns))
 
@@ -174,29 +174,18 @@ class PolicyLearning:
         episode: int,
         *,
         online: OnlinePolicy | None = None,
-    ) -> tuple[list[float], list[NDArray[np.int64]]]:
-        """Gains and pool rows of each step."""
-        observation, _ = env.reset(seed=self._stream(f"episode {episode}"))
-        gains: list[float] = []
-        batches: list[NDArray[np.int64]] = []
-        done = False
-        while not done:
-            action, _ = policy.predict(observation)
-            observation, _, terminated, truncated, info = env.step(action)
-            gains.append(info["gain"])
-            batches.append(info["rows"])
-            if online is not None:
-                online.learn(info["rows"], info["gain"])
-            done = terminated or truncated
+    ) -> Played:
+        """A learning episode, recorded."""
+        played = play(env, policy, self._stream(f"episode {episode}"), online=online)
         self.recorder.log(
             {
                 tracking.ROLLOUT_EPISODE: episode + 1,
-                tracking.ROLLOUT_EPISODE_RETURN: sum(gains),
-                tracking.ROLLOUT_EPISODE_STEPS: len(gains),
+                tracking.ROLLOUT_EPISODE_RETURN: sum(played.gains),
+                tracking.ROLLOUT_EPISODE_STEPS: len(played.gains),
             }
         )
-        self.progress.advance(episode_return=sum(gains), loss=info["validation_loss"])
-        return gains, batches
+        self.progress.advance(episode_return=sum(played.gains), loss=played.validation_loss)
+        return played
 
     def _begin(self, episodes: int) -> None:
         self.progress.start(f"{self.policy.label} s{self.seed}: learning", episodes)

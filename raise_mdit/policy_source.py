@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raise_mdit.config import ExperimentConfig, FeaturesConfig
-from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, read_basis, read_features
+from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, POLICY_FILE, read_basis, read_features
 from raise_mdit.errors import ConfigError, RunError, nearest
 from raise_mdit.experiment_file import load_resolved
 from raise_mdit.features import Basis
@@ -43,8 +43,8 @@ class TrainedPolicy:
         label = self.policy.label
         for each in (seed, *self.config.seeds):
             folder = self.directory / "arms" / f"{label}-s{each}"
-            if (folder / "result.json").is_file() and (folder / "policy.safetensors").is_file():
-                return folder / "policy.safetensors"
+            if (folder / "result.json").is_file() and (folder / POLICY_FILE).is_file():
+                return folder / POLICY_FILE
         raise RunError(f"{self.where}: {label} has not finished in {self.directory}; resume it")
 
     @property

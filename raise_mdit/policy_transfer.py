@@ -157,15 +157,16 @@ def check_transfers(preparation: Preparation, *, progress: Progress) -> Preparat
         RunError: A policy does not fit.
     """
     checks: dict[tuple[str, int], Cost] = {}
+    features: dict[str, NDArray[np.float32]] = {}
     notes: list[str] = []
     for policy in transferred(preparation.config.policies):
-        features = transferred_table(preparation, policy).values
+        features[policy.label] = transferred_table(preparation, policy).values
         for seed in preparation.config.seeds:
             progress.start(f"{policy.label} s{seed}: comparing its scores with gains here", None)
             preparation.tuning.start_over()
             prior = prior_of(preparation, policy, seed, progress=progress)
             environments = ArmEnvironments(
-                preparation, policy, Ledger(), prior.scores, features=features
+                preparation, policy, Ledger(), prior.scores, features=features[policy.label]
             )
             check = Transfer(environments, policy, seed).check()
             checks[policy.label, seed] = check.cost
@@ -174,7 +175,12 @@ def check_transfers(preparation: Preparation, *, progress: Progress) -> Preparat
             progress.note(check.sentence)
     if checks:
         preparation.tuning.start_over()
-    return replace(preparation, notes=(*preparation.notes, *notes), transfer_costs=checks)
+    return replace(
+        preparation,
+        notes=(*preparation.notes, *notes),
+        transfer_costs=checks,
+        transfer_features=features,
+    )
 
 
 def _policy_for(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from raise_mdit.candidates import parents_of
-from raise_mdit.core import Example
 from raise_mdit.learners.gradient_features import less_features
 from raise_mdit.policy_config import (
     DeitaConfig,
@@ -95,7 +94,7 @@ def _towards_target(
 
 
 def _diverse(policy: KCenterConfig | DeitaConfig, facts: _Facts) -> NDArray[np.int64]:
-    embeddings, num_ranked = facts.embeddings, facts.num_picks(policy)
+    embeddings, num_ranked = facts.embeddings, facts.num_different_picks(policy.repeat)
     if isinstance(policy, KCenterConfig):
         return by_k_center(embeddings, num_ranked=num_ranked, seed_row=most_central(embeddings))
     return by_quality_and_diversity(
@@ -128,10 +127,9 @@ class _Facts:
         self.batch_size = preparation.config.environment.batch_size
         self.num_steps = preparation.steps_per_episode
 
-    def num_picks(self, policy: RankedSection) -> int:
-        """Different candidates that the budget takes."""
-        picks = -(-self.num_steps * self.batch_size // policy.repeat)
-        return min(len(self._preparation.pool), picks)
+    def num_different_picks(self, repeat: int) -> int:
+        """As :meth:`Preparation.num_different_picks`."""
+        return self._preparation.num_different_picks(repeat)
 
     def log_probs(self, name: Pass) -> NDArray[np.float64]:
         """[N] mean log-probability of the response's tokens."""
@@ -165,16 +163,16 @@ class _Facts:
     @property
     def texts(self) -> list[str]:
         """Of each candidate: its parents', where it is made of several."""
-        examples = {key: _text(each) for key, each in self._preparation.examples.items()}
+        examples = self._preparation.examples
         pool = self._preparation.pool
         parents = (parents_of(pool.recipe(row)) for row in range(len(pool)))
-        return ["\n".join(examples[key] for key, _ in each) for each in parents]
+        return ["\n".join(examples[key].text for key, _ in each) for each in parents]
 
     @property
     def target_texts(self) -> list[str]:
         """Of each item of reward-validation."""
         split = self._preparation.corpus.splits["reward_validation"]
-        return [_text(each.example) for each in split]
+        return [each.example.text for each in split]
 
 
 def _less(preparation: Preparation, policy: LessConfig, progress: Progress) -> Ranking:
@@ -206,7 +204,3 @@ def _less(preparation: Preparation, policy: LessConfig, progress: Progress) -> R
         tasks_Q=preparation.reward_tasks,
     )
     return Ranking(ranks, features.cost)
-
-
-def _text(example: Example) -> str:
-    return f"{example.prompt}\n{example.response}"

@@ -40,10 +40,11 @@ from raise_mdit.policy_source import with_own_priors
 from raise_mdit.pool import Pool
 from raise_mdit.pool_building import build_pool
 from raise_mdit.progress import Progress
-from raise_mdit.rehearsal import Rehearsal, choose_reward_items, rehearse
+from raise_mdit.rehearsal import Rehearsal, choose_reward_items, episode_budget, rehearse
 from raise_mdit.renewal import generations_per_episode, steps_per_generation
 from raise_mdit.sealed_test import SealedTest, sealed_test
 from raise_mdit.sources.mosaic_wording import Wording
+from raise_mdit.synthesis import CandidatePool
 from raise_mdit.tuning import Tuning
 
 FULL_EPOCHS = 3
@@ -91,17 +92,23 @@ class Preparation:
     transfer_costs: Mapping[tuple[str, int], Cost] = field(default_factory=dict)
     """Of comparing each policy that another run has trained with what training gains here, by
     label and seed."""
+    transfer_features: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """[N, F] of the pool as each of those was taught to see it, by label."""
 
     @cached_property
     def examples(self) -> dict[str, Example]:
         """The pool's examples by id."""
         return {each.example.id: each.example for each in self.corpus.splits["pool"]}
 
+    @cached_property
+    def example_rows(self) -> dict[str, int]:
+        """Row of each of the pool's examples, by its id, in everything that is known of them."""
+        return _example_rows(self.corpus)
+
     @property
     def budget(self) -> Budget:
         """Of an episode."""
-        budget = self.config.environment.budget
-        return Budget(steps=budget.steps, tokens=budget.tokens)
+        return episode_budget(self.config)
 
     @cached_property
     def steps_per_episode(self) -> int:
@@ -111,6 +118,16 @@ class Preparation:
         assert self.budget.tokens is not None, "a budget has a limit"
         batch_size = self.config.environment.batch_size
         return max(1, round(self.budget.tokens / float(self.pool.num_tokens.mean()) / batch_size))
+
+    def num_different_picks(self, repeat: int) -> int:
+        """How many candidates the budget takes when each is used so often; at least a batch.
+
+        Args:
+            repeat: Uses of each.
+        """
+        batch_size = self.config.environment.batch_size
+        needed = -(-self.steps_per_episode * batch_size // repeat)
+        return max(batch_size, min(len(self.pool), needed))
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
@@ -137,8 +154,8 @@ class Preparation:
             basis: Of the same embeddings; None leaves those columns out.
         """
         assert self.knowledge.features is not None, "a policy looks at features"
-        rows = _example_rows(self.corpus)
-        return in_basis(self.table, basis, self.pool, self.knowledge.features.embeddings, rows)
+        embeddings = self.knowledge.features.embeddings
+        return in_basis(self.table, basis, self.pool, embeddings, self.example_rows)
 
     def candidate_means(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """[N] or [N, C] what is known of examples, averaged over each candidate's parents.
@@ -146,7 +163,7 @@ class Preparation:
         Args:
             columns: [M] or [M, C] of the pool's examples.
         """
-        return candidate_means(self.pool, columns, _example_rows(self.corpus))
+        return candidate_means(self.pool, columns, self.example_rows)
 
     def candidate_embeddings(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, H] at unit length, averaged over each candidate's parents.
@@ -154,7 +171,7 @@ class Preparation:
         Args:
             embeddings: [M, H] of the pool's examples.
         """
-        return candidate_embeddings(self.pool, embeddings, _example_rows(self.corpus))
+        return candidate_embeddings(self.pool, embeddings, self.example_rows)
 
     @cached_property
     def full_training(self) -> Cost:
@@ -181,24 +198,14 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
         UserError: Of any kind, for what cannot be had or does not fit together.
     """
     config = with_own_priors(config)
-    for policy in config.policies:
-        if isinstance(policy, CustomPolicyConfig):
-            load_policy_class(policy)
+    _load_own_classes(config)
     built = build_pool(config, policies=config.policies, cache=cache, progress=progress)
     corpus, knowledge, candidates = built.corpus, built.knowledge, built.candidates
     _check_pool(config, candidates.pool)
     store = TrunkStore(cache / "trunk", max_bytes=config.cache.max_bytes)
     tuning = Tuning(config, built.pretrained, precision=built.precision, store=store)
-    pool = candidates.pool
-    table = _feature_table(config, pool, knowledge, _example_rows(corpus))
-    training = TrainingPool(
-        ids=pool.ids,
-        rows=candidates.rows,
-        kinds=pool.kinds,
-        features=table.values,
-        strata=table.strata,
-        renewal=_renewal(config, pool),
-    )
+    table = _feature_table(config, candidates.pool, knowledge, _example_rows(corpus))
+    training = _training_pool(config, candidates, table)
     test = sealed_test(
         corpus,
         ChatEncoder(built.pretrained.tokenizer, system_prompt=config.model.system_prompt),
@@ -218,7 +225,7 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
         tuning=tuning,
         corpus=corpus,
         wording=built.wording,
-        pool=pool,
+        pool=candidates.pool,
         training=training,
         table=table,
         knowledge=knowledge,
@@ -235,6 +242,26 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
             *_balance_notes(config, corpus),
             *rehearsal.notes,
         ),
+    )
+
+
+def _load_own_classes(config: ExperimentConfig) -> None:
+    """Fail for a policy that cannot be had before anything is spent."""
+    for policy in config.policies:
+        if isinstance(policy, CustomPolicyConfig):
+            load_policy_class(policy)
+
+
+def _training_pool(
+    config: ExperimentConfig, candidates: CandidatePool, table: FeatureTable
+) -> TrainingPool:
+    return TrainingPool(
+        ids=candidates.pool.ids,
+        rows=candidates.rows,
+        kinds=candidates.pool.kinds,
+        features=table.values,
+        strata=table.strata,
+        renewal=_renewal(config, candidates.pool),
     )
 
 

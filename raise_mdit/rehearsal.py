@@ -67,6 +67,12 @@ class Rehearsal:
     """Of finding it, by purpose; every policy that learns is charged with them."""
 
 
+def episode_budget(config: ExperimentConfig) -> Budget:
+    """How much an episode may train."""
+    budget = config.environment.budget
+    return Budget(steps=budget.steps, tokens=budget.tokens)
+
+
 def choose_reward_items(
     config: ExperimentConfig,
     items: Sequence[EncodedRow],
@@ -164,7 +170,7 @@ def _random_episode(config: ExperimentConfig, learner: Learner, training: Traini
     """Fine-tune on random picks to the budget, without measuring."""
     rng = purpose_rng(config, "reward noise")
     environment = config.environment
-    budget = Budget(steps=environment.budget.steps, tokens=environment.budget.tokens)
+    budget = episode_budget(config)
     cost, steps = Cost(), 0
     while (spent := budget.share_spent(steps=steps, tokens=cost.tokens)) < 1.0:
         offered = training.offered(training.generation(episode=0, step=steps))

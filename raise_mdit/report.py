@@ -30,6 +30,7 @@ from raise_mdit.comparison import (
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.experiment_file import resolved_yaml
+from raise_mdit.plots import embedded
 from raise_mdit.runs import write_text
 from raise_mdit.statistics import Interval, slope_interval
 
@@ -303,10 +304,4 @@ def _html(figure: go.Figure, name: str) -> Markup | None:
     """The figure for the page, or nothing where it has nothing to show."""
     if not figure.data:
         return None
-    text = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"figure-{name}",
-        config={"displaylogo": False, "responsive": True, "displayModeBar": False},
-    )
-    return Markup(text)  # Plotly writes `<` and `>` of its data as escapes
+    return embedded(figure, name)

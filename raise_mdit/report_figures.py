@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 
 from raise_mdit.comparison import ArmResult, PolicySummary, compared_losses, target_names
 from raise_mdit.ledger import MONITORING
+from raise_mdit.plots import empty_figure
 
 Item = TypeVar("Item")
 
@@ -53,7 +54,7 @@ def policy_colours(arms: Sequence[ArmResult]) -> dict[str, str]:
 
 def episode_returns(arms: Sequence[ArmResult]) -> go.Figure:
     """Return by learning episode: each seed thin, the running mean over all seeds thick."""
-    figure = _figure("learning episode", "return")
+    figure = empty_figure("learning episode", "return")
     colours = policy_colours(arms)
     for policy, group in _by_policy(arms).items():
         series = [arm.episode_returns for arm in group if arm.episode_returns]
@@ -70,7 +71,7 @@ def validation_losses(arms: Sequence[ArmResult]) -> go.Figure:
 
     A policy that takes no step is a level line.
     """
-    figure = _figure("optimizer step", "loss (nats)")
+    figure = empty_figure("optimizer step", "loss (nats)")
     colours = policy_colours(arms)
     last = max((len(arm.reward_validation_losses) for arm in arms), default=0)
     for policy, group in _by_policy(arms).items():
@@ -91,7 +92,7 @@ def sealed_losses(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary])
     base model's.
     """
     title = "loss over the base model's" if target_names(arms) else "loss on the sealed test (nats)"
-    figure = _figure(title, None, height=110 + 48 * len(summaries))
+    figure = empty_figure(title, None, height=110 + 48 * len(summaries))
     colours = policy_colours(arms)
     by_arm = compared_losses(arms)
     for summary in summaries:
@@ -122,7 +123,7 @@ def sealed_losses(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary])
 
 def picks(arms: Sequence[ArmResult], groups: Sequence[str]) -> go.Figure:
     """Share of picks by group over the steps of one policy, mean over its seeds, stacked."""
-    figure = _figure("optimizer step", "share of picks", height=260)
+    figure = empty_figure("optimizer step", "share of picks", height=260)
     steps = _columns([arm.picks for arm in arms])
     width = max(1, math.ceil(len(steps) / MAX_BARS))
     chunks = [steps[start : start + width] for start in range(0, len(steps), width)]
@@ -143,7 +144,7 @@ def picks(arms: Sequence[ArmResult], groups: Sequence[str]) -> go.Figure:
 def costs(arms: Sequence[ArmResult]) -> go.Figure:
     """Compute of each policy by purpose, mean over its seeds, stacked."""
     by_policy = _by_policy(arms)
-    figure = _figure("compute (TFLOP)", None, height=150 + 48 * len(by_policy))
+    figure = empty_figure("compute (TFLOP)", None, height=150 + 48 * len(by_policy))
     for purpose, colour in purpose_colours(arms).items():
         figure.add_bar(
             x=[_mean_tflop(group, purpose) for group in by_policy.values()],
@@ -178,23 +179,6 @@ def purpose_colours(arms: Sequence[ArmResult]) -> dict[str, str]:
 def running_mean(values: Sequence[float]) -> list[float]:
     """The mean of each value and those before it, :data:`RUNNING_MEAN` at most."""
     return [_mean(values[max(0, end - RUNNING_MEAN) : end]) for end in range(1, len(values) + 1)]
-
-
-def _figure(x: str, y: str | None, height: int = 360) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 56, "r": 12, "t": 12, "b": 48},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        showlegend=False,
-        hovermode="closest",
-    )
-    figure.update_xaxes(title=x, zeroline=False, fixedrange=True)
-    figure.update_yaxes(title=y, zeroline=False, fixedrange=True)
-    return figure
 
 
 def _line(

@@ -190,8 +190,7 @@ def allowed(
         return np.isin(preparation.pool.kinds, kinds)
     if isinstance(policy, RankedSection) and policy.repeat > 1:
         assert ranks is not None, "what may be repeated is ranked first"
-        picks = preparation.steps_per_episode * preparation.config.environment.batch_size
-        return ranks < max(preparation.config.environment.batch_size, -(-picks // policy.repeat))
+        return ranks < preparation.num_different_picks(policy.repeat)
     return None
 
 

@@ -76,37 +76,43 @@ def main(
         The exit code.
     """
     options = _parser().parse_args(arguments)
+    return run_command(
+        lambda shown, progress: _benchmark(options, call, shown, progress), out=out, err=err
+    )
+
+
+def run_command(
+    work: Callable[[Console, Progress], None], *, out: Console | None, err: Console | None
+) -> int:
+    """The exit code of a command: 0, or that of the user's mistake, which is told in one line.
+
+    Args:
+        work: Given where tables go, and whom it tells of its progress: bars in a terminal,
+            elsewhere a line for each stage.
+        out: Where tables go; None is standard output.
+        err: Where progress and mistakes go; None is standard error.
+    """
     err = err or Console(stderr=True, soft_wrap=True)
-    return exit_code(lambda: _benchmark(options, call, out or Console(soft_wrap=True), err), err)
-
-
-def exit_code(work: Callable[[], None], err: Console) -> int:
-    """0, or what the user's mistake ends in, told in one line."""
+    progress = Bars(err) if err.is_terminal else _Lines(err)
     try:
-        work()
+        work(out or Console(soft_wrap=True), progress)
     except UserError as error:
+        progress.finish()
         err.print(f"error: {error}", style="red", markup=False, highlight=False)
         return error.exit_code
+    finally:
+        progress.finish()
     return 0
 
 
-def progress_in(console: Console) -> Progress:
-    """Bars in a terminal, elsewhere a line for each stage."""
-    return Bars(console) if console.is_terminal else _Lines(console)
-
-
-def _benchmark(options: argparse.Namespace, call: Call, out: Console, err: Console) -> None:
+def _benchmark(options: argparse.Namespace, call: Call, out: Console, progress: Progress) -> None:
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
     sizes = chosen_sizes(options, QUICK if options.quick else Sizes())
-    progress = progress_in(err)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            setting = asked_setting(options, sizes, scratch=Path(scratch), progress=progress)
-            plan = _plan(options, setting.device)
-            benchmark = run(setting, plan, call=call, progress=progress)
-    finally:
-        progress.finish()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        setting = asked_setting(options, sizes, scratch=Path(scratch), progress=progress)
+        plan = _plan(options, setting.device)
+        benchmark = run(setting, plan, call=call, progress=progress)
     write_json(folder / "bench.json", benchmark.as_json())
     write_page(folder / "bench.html", benchmark)
     for table in tables(benchmark):

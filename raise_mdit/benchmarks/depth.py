@@ -13,7 +13,7 @@ from rich.console import Console
 
 from raise_mdit.benchmarks.apart import Call, call_apart
 from raise_mdit.benchmarks.benchmark import describe_machine
-from raise_mdit.benchmarks.command import exit_code, progress_in, show
+from raise_mdit.benchmarks.command import run_command, show
 from raise_mdit.benchmarks.depth_training import NAMES, Depth, Plan, measure_depth
 from raise_mdit.benchmarks.learners import Trained
 from raise_mdit.benchmarks.options import (
@@ -81,13 +81,9 @@ def main(
         The exit code.
     """
     options = _parser().parse_args(arguments)
-    err = err or Console(stderr=True, soft_wrap=True)
-    progress = progress_in(err)
-    shown = out or Console(soft_wrap=True)
-    try:
-        return exit_code(lambda: _benchmark(options, call, shown, progress), err)
-    finally:
-        progress.finish()
+    return run_command(
+        lambda shown, progress: _benchmark(options, call, shown, progress), out=out, err=err
+    )
 
 
 def _benchmark(options: argparse.Namespace, call: Call, out: Console, progress: Progress) -> None:

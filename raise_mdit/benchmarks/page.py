@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from raise_mdit.benchmarks.benchmark import Benchmark
 from raise_mdit.benchmarks.tables import PART_NAMES, TIMES, tables
+from raise_mdit.plots import embedded
 from raise_mdit.runs import write_text
 
 # Okabe & Ito 2008, as in the report of an experiment: seen on white and on near-black.
@@ -120,10 +121,4 @@ def _html(figure: go.Figure, name: str) -> Markup | None:
     """The figure for the page, or nothing where it has nothing to show."""
     if not any(len(trace.y) for trace in figure.data):
         return None
-    text = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=f"figure-{name}",
-        config={"displaylogo": False, "responsive": True, "displayModeBar": False},
-    )
-    return Markup(text)  # Plotly writes `<` and `>` of its data as escapes
+    return embedded(figure, name)

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from raise_mdit.benchmarks.apart import Call, call_apart
-from raise_mdit.benchmarks.command import exit_code, progress_in
+from raise_mdit.benchmarks.command import run_command, show
+from raise_mdit.benchmarks.options import DEFAULT_MODEL, new_parser
 from raise_mdit.benchmarks.pool_making import (
     Examples,
     LargePool,
@@ -23,7 +24,7 @@ from raise_mdit.benchmarks.pool_making import (
     measure_mdit,
     measure_mosaics,
 )
-from raise_mdit.benchmarks.tables import TextTable, as_markdown, as_rich, duration
+from raise_mdit.benchmarks.tables import TextTable, duration
 from raise_mdit.config import DatasetSource
 from raise_mdit.encoding import ChatEncoder
 from raise_mdit.learners.pretrained import load_pretrained
@@ -32,7 +33,6 @@ from raise_mdit.runs import cache_directory, write_json
 from raise_mdit.sources.playground import generate
 from raise_mdit.sources.records import read_source
 
-DEFAULT_MODEL = "smollm2-135m"
 PLAYGROUND_ROWS = 100
 DESCRIPTION = """\
 Measure what candidate pools take to make.
@@ -70,13 +70,9 @@ def main(
         The exit code.
     """
     options = _parser().parse_args(arguments)
-    err = err or Console(stderr=True, soft_wrap=True)
-    progress = progress_in(err)
-    shown = out or Console(soft_wrap=True)
-    try:
-        return exit_code(lambda: _benchmark(options, call, shown, progress), err)
-    finally:
-        progress.finish()
+    return run_command(
+        lambda shown, progress: _benchmark(options, call, shown, progress), out=out, err=err
+    )
 
 
 def _benchmark(options: argparse.Namespace, call: Call, out: Console, progress: Progress) -> None:
@@ -106,9 +102,7 @@ def _benchmark(options: argparse.Namespace, call: Call, out: Console, progress: 
     write_json(folder / "pools.json", figures)
     tables = [_mosaic_table(mosaics, plan, len(given.examples)), _mdit_table(mdit)]
     for table in [*tables, *([] if large is None else [_large_table(large)])]:
-        shown = as_markdown(table) if options.markdown else as_rich(table)
-        out.print(shown, markup=False, highlight=False)
-        out.print()
+        show(table, out, markdown=options.markdown)
     out.print(f"figures {folder / 'pools.json'}", markup=False, highlight=False)
 
 
@@ -180,11 +174,8 @@ def _mib(num_bytes: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m raise_mdit.benchmarks.pools",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "python -m raise_mdit.benchmarks.pools", description=DESCRIPTION, epilog=EPILOG
     )
     usual = Plan()
     parser.add_argument(
