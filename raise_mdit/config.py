@@ -7,11 +7,14 @@ YAML and turns each fault into a line and column.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from raise_mdit.config_section import Name, Options, Section, check_class_path
+from raise_mdit.errors import nearest
 from raise_mdit.policy_config import PolicyConfig
 
 
@@ -124,7 +127,7 @@ class DataConfig(Section):
     reward_validation: Shares
     """What rewards are measured on; policies learn from it."""
     model_selection: tuple[ShareConfig, ...] = ()
-    """What hyper-parameters are chosen on; no policy sees it."""
+    """What hyper-parameters are chosen on, and the best of several policies; no policy sees it."""
     test: Shares
     """Sealed until each policy has finished."""
     on_bad_row: Literal["stop", "skip"] = "stop"
@@ -135,7 +138,12 @@ class DataConfig(Section):
     """Remove pool rows that share their text or 13 words in a row with a held-out row."""
 
 
-TaskMetric = Literal["exact_match", "option_likelihood"]
+MetricName = Literal["exact_match", "option_likelihood", "answer_match"]
+TaskMetric = MetricName | str
+"""A metric of ours, or `package.module:function` of the user's own."""
+ExtractorName = Literal["gsm8k", "last_number", "whole"]
+Extractor = ExtractorName | str
+"""A way of ours to find an answer in a response, or `package.module:function`."""
 MosaicStrategy = Literal["primary", "format", "permute", "maskout", "permute_maskout", "turns"]
 SizeDistribution = Literal[
     "uniform", "fixed", "fill", "exponential", "pareto", "log_normal", "logistic"
@@ -378,13 +386,71 @@ class EnvironmentConfig(Section):
         return self
 
 
-class EvaluationConfig(Section):
-    """What is measured besides loss."""
+DEFAULT_NEW_TOKENS = 256
+"""Of a generated response: the references of GSM8K have 100 in the mean."""
 
+
+class EvaluationConfig(Section):
+    """What is measured of held-out data, and when."""
+
+    open_test: Literal["run", "evaluate"] = "run"
+    """Who opens the sealed test: `run` does for each policy and seed that has finished; `evaluate`
+    leaves it sealed until `raise-mdit evaluate RUN_DIR`, once, and compares on
+    `data.model_selection` until then: for choosing hyper-parameters."""
     task_metric: TaskMetric | None = None
     """`exact_match`: greedy decoding gives the reference response to the last token;
     `option_likelihood`: of the options of a `multiple_choice` question, the right one has the
-    lowest mean loss per token."""
+    lowest mean loss per token; `answer_match`: a response is generated greedily, and its answer is
+    the reference's; `package.module:function` of your own scores generated responses: it is called
+    as `score(prompt, generated, reference)` and gives a number from 0 to 1."""
+    max_new_tokens: int = Field(DEFAULT_NEW_TOKENS, ge=1)
+    """Longest generated response in tokens, for `answer_match` and metrics of your own; prompts
+    must leave that much of `model.max_length`."""
+    extractor: Extractor = "gsm8k"
+    """What of a response is its answer, for `answer_match`: `gsm8k` takes the number after `####`,
+    and a response without one has no answer; `last_number` takes the last number; `whole` takes
+    all of the text; `package.module:function` of your own is called with the text and gives the
+    answer's, or None. Numbers compare as numbers: `1,200` is `1200.0`."""
+
+    @field_validator("task_metric")
+    @classmethod
+    def _is_a_metric(cls, metric: str | None) -> str | None:
+        return metric and _check_name_or_path(metric, get_args(MetricName))
+
+    @field_validator("extractor")
+    @classmethod
+    def _is_an_extractor(cls, extractor: str) -> str:
+        return _check_name_or_path(extractor, get_args(ExtractorName))
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.extractor != "gsm8k" and self.task_metric != "answer_match":
+            raise ValueError("extractor: has no effect without `task_metric: answer_match`")
+        if self.max_new_tokens != DEFAULT_NEW_TOKENS and not self.generates:
+            raise ValueError(
+                "max_new_tokens: has no effect, as this `task_metric` generates nothing"
+            )
+        return self
+
+    @property
+    def generates(self) -> bool:
+        """Whether responses are generated to be scored."""
+        return self.task_metric not in (None, "exact_match", "option_likelihood")
+
+
+def _check_name_or_path(given: str, names: Sequence[str]) -> str:
+    """A name of ours or a path of the user's, as it was given.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if given in names:
+        return given
+    try:
+        return check_class_path(given)
+    except ValueError as fault:
+        allowed = f"{', '.join(names)}, or `package.module:function`"
+        raise ValueError(f"got {given!r}, allowed: {allowed}.{nearest(given, names)}") from fault
 
 
 class WandbConfig(Section):
@@ -403,6 +469,69 @@ class TrackingConfig(Section):
 
     wandb: WandbConfig | None = None
     """Weights & Biases, or null for none."""
+
+
+SweepValue = str | int | float | bool | None
+
+
+class SweepParameterConfig(Section):
+    """What a key of the file is set to: one of `values`, or a number from `min` to `max`."""
+
+    values: tuple[SweepValue, ...] | None = None
+    """Each of these, in this order."""
+    min: float | None = None
+    """Smallest number, for `method: random`."""
+    max: float | None = None
+    """Largest number."""
+    distribution: Literal["uniform", "log_uniform_values", "int_uniform"] = "uniform"
+    """How a number is drawn: evenly, evenly in its logarithm, or a whole one."""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        has_ends = (self.min is not None, self.max is not None)
+        if self.values is not None and (any(has_ends) or self.distribution != "uniform"):
+            raise ValueError("values: have no `min`, `max` or `distribution` beside them")
+        if self.values is None and not all(has_ends):
+            raise ValueError("needs `values`, or both `min` and `max`")
+        if self.values is not None and not self.values:
+            raise ValueError("values: should hold at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Self:
+        if self.min is None or self.max is None:
+            return self
+        if self.min >= self.max:
+            raise ValueError(f"min {self.min} should be below max {self.max}")
+        if self.distribution == "log_uniform_values" and self.min <= 0:
+            raise ValueError("min: a logarithm needs it above 0")
+        if self.distribution == "int_uniform" and math.ceil(self.min) > math.floor(self.max):
+            raise ValueError("min and max: have no whole number between them")
+        return self
+
+
+class SweepConfig(Section):
+    """A search for settings of one policy: `raise-mdit sweep FILE` runs the experiment at each."""
+
+    policy: Name
+    """Name of the policy whose loss is minimised; points run it alone."""
+    method: Literal["grid", "random"] = "grid"
+    """`grid` takes every combination of values, `random` draws `num_runs` of them."""
+    parameters: dict[str, SweepParameterConfig] = Field(min_length=1)
+    """What each key takes; keys are dotted paths as in `--set`, such as `learner.learning_rate`."""
+    num_runs: int | None = Field(None, ge=1)
+    """Points at most; `random` needs it."""
+    seed: int = Field(0, ge=0)
+    """Seed of what is drawn."""
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Self:
+        if self.method == "random" and self.num_runs is None:
+            raise ValueError("num_runs: `method: random` needs it")
+        ranges = [key for key, each in self.parameters.items() if each.values is None]
+        if self.method == "grid" and ranges:
+            raise ValueError(f"parameters.{ranges[0]}: `method: grid` needs `values`")
+        return self
 
 
 class ExperimentConfig(Section):
@@ -433,6 +562,8 @@ class ExperimentConfig(Section):
     policies: tuple[PolicyConfig, ...] = Field(min_length=1)
     """The policies to compare; `base` and `random` belong in every comparison."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """What is measured besides loss."""
+    """What is measured of held-out data, and when."""
     tracking: TrackingConfig = TrackingConfig()
     """Where metrics go besides the run directory."""
+    sweep: SweepConfig | None = None
+    """A search for settings of one policy, which `raise-mdit sweep` runs; null for none."""

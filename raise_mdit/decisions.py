@@ -107,6 +107,12 @@ class DecisionLog:
         return Decisions(windows, selected, context, extra, self._extra_names, picks)
 
 
+def window_columns(table: FeatureTable, decisions: Decisions, step: int) -> NDArray[np.float32]:
+    """[W, F] what the policy saw of each slot at a step; masked slots hold the pool's first row."""
+    values_WF = table.values[np.maximum(decisions.windows[step], 0)]
+    return np.column_stack([values_WF, decisions.extra[step], np.log1p(decisions.selected[step])])
+
+
 def write_decisions(path: Path, decisions: Decisions) -> None:
     """Write decisions, at once."""
     arrays = {name: getattr(decisions, name) for name in _DIMENSIONS[DECISIONS_FORMAT]}

@@ -7,7 +7,9 @@ message alone and exits with :data:`UserError.exit_code`.
 from __future__ import annotations
 
 import difflib
+import os.path
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -41,3 +43,13 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def nearest_entry(path: Path) -> str:
+    """A sentence about the folder of a missing path: its closest entry, or that it is missing too.
+
+    Paths come from the user, so they are looked at with :mod:`os.path`, which takes any text.
+    """
+    if not os.path.isdir(path.parent):
+        return f" There is no folder {str(path.parent)!r}."
+    return nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))

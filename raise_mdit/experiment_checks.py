@@ -17,7 +17,7 @@ from raise_mdit.config import (
     ShareConfig,
     SourceConfig,
 )
-from raise_mdit.errors import nearest
+from raise_mdit.errors import nearest, nearest_entry
 from raise_mdit.learning_checks import learning_faults
 from raise_mdit.policy_config import ScorerSection
 from raise_mdit.synthesis_checks import synthesis_faults
@@ -35,6 +35,7 @@ def consistency_faults(config: ExperimentConfig) -> list[Fault]:
         _seeds,
         _shares,
         _metric,
+        _sealed,
         _policies,
         _pool,
         _lengths,
@@ -58,16 +59,6 @@ def largest_pool(config: ExperimentConfig) -> int | None:
     mosaics = rows * mosaic.passes if mosaic else 0
     interpolated = math.ceil(rows * mdit.ratio) if mdit else 0
     return originals + mosaics + interpolated
-
-
-def nearest_entry(path: Path) -> str:
-    """A sentence about the folder of a missing path: its closest entry, or that it is missing too.
-
-    Paths come from the user, so they are looked at with :mod:`os.path`, which takes any text.
-    """
-    if not os.path.isdir(path.parent):
-        return f" There is no folder {str(path.parent)!r}."
-    return nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
 
 
 def _names(config: ExperimentConfig) -> Iterator[Fault]:
@@ -111,6 +102,16 @@ def _all_shares(config: ExperimentConfig) -> Iterator[tuple[Location, ShareConfi
     for part, shares in parts.items():
         for index, share in enumerate(shares):
             yield ("data", part, index), share
+
+
+def _sealed(config: ExperimentConfig) -> Iterator[Fault]:
+    """Until the test is opened there must be something else to compare on."""
+    if config.evaluation.open_test == "evaluate" and not config.data.model_selection:
+        message = (
+            "`evaluate` leaves the test sealed, and there is nothing else to compare policies on; "
+            "add `data.model_selection`"
+        )
+        yield Fault(("evaluation", "open_test"), message)
 
 
 def _metric(config: ExperimentConfig) -> Iterator[Fault]:

@@ -17,8 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from raise_mdit.config import ExperimentConfig
-from raise_mdit.errors import ConfigError, RunError, nearest
-from raise_mdit.experiment_checks import consistency_faults, nearest_entry
+from raise_mdit.errors import ConfigError, RunError, nearest, nearest_entry
+from raise_mdit.experiment_checks import consistency_faults
 from raise_mdit.schema_faults import allowed_keys, schema_faults, value_at
 from raise_mdit.yaml_document import Document, Fault, Location, Mark, UnreadableYaml, Value, parse
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -21,29 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raise_mdit.agents.attribution import holds_scorer, load_scorer
-from raise_mdit.candidates import Mdit, Recipe, parents_of
-from raise_mdit.comparison import ArmResult, arms_from_json
 from raise_mdit.config import ExperimentConfig
-from raise_mdit.conversations import conversation_of
-from raise_mdit.core import KINDS, Example, Message
-from raise_mdit.decisions import (
-    DECISIONS_FILE,
-    FEATURES_FILE,
-    POLICY_FILE,
-    Decisions,
-    read_decisions,
-    read_features,
-)
+from raise_mdit.conversations import Part
+from raise_mdit.core import Message
+from raise_mdit.decisions import DECISIONS_FILE, POLICY_FILE, Decisions, read_decisions
 from raise_mdit.errors import RunError, nearest
-from raise_mdit.example_texts import EXAMPLES_FILE, read_examples
-from raise_mdit.experiment import read_config
-from raise_mdit.export import WORDING_FILE
-from raise_mdit.features import FeatureTable
-from raise_mdit.pool import Pool
 from raise_mdit.progress import Progress
 from raise_mdit.rescoring import RescoredStep, Rescorer
+from raise_mdit.results import ArmResult, arms_from_json
+from raise_mdit.run_candidates import PARENTS, RunCandidates, asked, one_line
+from raise_mdit.run_directory import read_config
 from raise_mdit.schedule import Pick, read_schedule
-from raise_mdit.sources.mosaic_wording import Wording, load_wording
 
 WAYS_OF_GROUPING = ("source", "kind", "cluster")
 """How picks are counted."""
@@ -144,10 +131,9 @@ def explain(
     num_steps, num_picks = decisions.picks.shape
     _check_place("--step", step, num_steps)
     _check_place("slot", slot, num_picks)
-    table = read_features(directory / FEATURES_FILE)
-    rescorer = Rescorer(load_scorer(folder / POLICY_FILE), table, decisions)
-    candidates = _Candidates(directory, table)
-    taken = _taken(folder, candidates.pool, decisions)
+    candidates = RunCandidates(directory)
+    rescorer = Rescorer(load_scorer(folder / POLICY_FILE), candidates.table, decisions)
+    taken = _taken(folder, candidates, decisions)
     (result,) = arms_from_json((folder / "result.json").read_text("utf-8"))
     attributions = np.zeros((num_steps, len(rescorer.groups)))
     picks: list[ExplainedPick] = []
@@ -157,7 +143,7 @@ def explain(
         attributions[at] = np.abs(rescored.attributions_kP).mean(axis=0)
         if step in (None, at):
             wanted = range(num_picks) if slot is None else [slot]
-            picks += [candidates.explained(taken[at][each], rescored) for each in wanted]
+            picks += [_explained(taken[at][each], rescored, candidates) for each in wanted]
         progress.advance()
     progress.finish()
     return Explanation(
@@ -168,7 +154,7 @@ def explain(
         column_groups=rescorer.column_groups,
         picks=tuple(picks),
         attributions=attributions,
-        counts=_counts(taken, candidates),
+        counts=_counts(taken),
         notes=arms.notes,
     )
 
@@ -233,33 +219,39 @@ def _check_place(name: str, place: int | None, count: int) -> None:
 
 
 class _Taken(NamedTuple):
-    """A pick, and the row of the pool that it is."""
+    """A pick, the row of the pool that it is, and the cluster that this is in."""
 
     pick: Pick
     row: int
+    cluster: str
 
 
-def _taken(folder: Path, pool: Pool, decisions: Decisions) -> list[list[_Taken]]:
+def _taken(folder: Path, candidates: RunCandidates, decisions: Decisions) -> list[list[_Taken]]:
     """The picks of each step by the schedule, sure to be those of the decisions."""
-    rows_Tk = np.take_along_axis(decisions.windows, decisions.picks.astype(np.int64), axis=1)
-    in_pool = rows_Tk.min() >= 0 and decisions.windows.max() < len(pool)
+    pool = candidates.pool
+    windows_TW = decisions.windows.astype(np.int64)
+    rows_Tk = np.take_along_axis(windows_TW, decisions.picks.astype(np.int64), axis=1)
+    in_pool = rows_Tk.min() >= 0 and windows_TW.max() < len(pool)
     picks = read_schedule(folder)
     if not in_pool or [pool.ids[int(row)] for row in rows_Tk.flat] != [pick.id for pick in picks]:
         raise RunError(
             f"{folder / DECISIONS_FILE}: does not belong to the schedule and pool beside it"
         )
     left = iter(picks)
-    return [[_Taken(next(left), int(row)) for row in rows_k] for rows_k in rows_Tk]
+    return [
+        [
+            _Taken(next(left), int(row), cluster)
+            for row, cluster in zip(rows_k, candidates.clusters(rows_k), strict=True)
+        ]
+        for rows_k in rows_Tk
+    ]
 
 
-def _counts(
-    taken: Sequence[Sequence[_Taken]], candidates: _Candidates
-) -> dict[str, tuple[dict[str, int], ...]]:
+def _counts(taken: Sequence[Sequence[_Taken]]) -> dict[str, tuple[dict[str, int], ...]]:
     """Picks of each step in each way of grouping them."""
 
     def group(each: _Taken, way: str) -> str:
-        named = {"source": each.pick.source, "kind": each.pick.kind}
-        return named.get(way) or candidates.cluster(each.row)
+        return {"source": each.pick.source, "kind": each.pick.kind, "cluster": each.cluster}[way]
 
     return {
         way: tuple(dict(Counter(group(each, way) for each in step)) for step in taken)
@@ -267,83 +259,38 @@ def _counts(
     }
 
 
-class _Candidates:
-    """Candidates of a run, by what a person can tell them apart by."""
+def _explained(taken: _Taken, rescored: RescoredStep, candidates: RunCandidates) -> ExplainedPick:
+    """A pick of a step with all that is known of it."""
+    pick = taken.pick
+    score = float(rescored.scores_k[pick.slot])
+    return ExplainedPick(
+        step=pick.step,
+        slot=pick.slot,
+        id=pick.id,
+        kind=pick.kind,
+        source=pick.source,
+        cluster=taken.cluster,
+        task=pick.task,
+        text=_text(candidates.parts(taken.row)),
+        score=score,
+        lift=score - rescored.mean_score,
+        log_probability=float(rescored.log_probs_k[pick.slot]),
+        features=rescored.features_kF[pick.slot],
+        window_means=rescored.window_means_F,
+        attributions=rescored.attributions_kP[pick.slot],
+    )
 
-    def __init__(self, directory: Path, table: FeatureTable) -> None:
-        self.pool = Pool.read(directory / "pool.parquet")
-        if len(self.pool) != len(table.strata):
-            raise RunError(
-                f"{directory / FEATURES_FILE}: of {len(table.strata)} candidates, but the pool "
-                f"beside it has {len(self.pool)}"
-            )
-        self._directory = directory
-        self._strata = table.strata
 
-    def explained(self, taken: _Taken, rescored: RescoredStep) -> ExplainedPick:
-        """A pick of a step with all that is known of it."""
-        pick, row = taken
-        score = float(rescored.scores_k[pick.slot])
-        return ExplainedPick(
-            step=pick.step,
-            slot=pick.slot,
-            id=pick.id,
-            kind=pick.kind,
-            source=pick.source,
-            cluster=self.cluster(row),
-            task=pick.task,
-            text=self._text(self.pool.recipe(row)),
-            score=score,
-            lift=score - rescored.mean_score,
-            log_probability=float(rescored.log_probs_k[pick.slot]),
-            features=rescored.features_kF[pick.slot],
-            window_means=rescored.window_means_F,
-            attributions=rescored.attributions_kP[pick.slot],
-        )
-
-    def cluster(self, row: int) -> str:
-        """Kind and number of the cluster that a row of the pool is in."""
-        return self._cluster_names[int(self._strata[row])]
-
-    @cached_property
-    def _cluster_names(self) -> dict[int, str]:
-        """A stratum is a cluster of one kind; clusters are numbered within their kind, from 1."""
-        strata, first = np.unique(self._strata, return_index=True)
-        numbers: Counter[str] = Counter()
-        names = {}
-        for stratum, row in zip(strata, first, strict=True):
-            kind = KINDS[self.pool.kinds[row]]
-            numbers[kind] += 1
-            names[int(stratum)] = f"{kind} {numbers[kind]}"
-        return names
-
-    def _text(self, recipe: Recipe) -> str:
-        if not isinstance(recipe, Mdit):
-            return _preview(conversation_of(recipe, self._examples, self._wording), TEXT_LENGTH)
-        parents = (
-            f"{share:.0%} of: {_preview(self._examples[parent].messages, TEXT_LENGTH // 2)}"
-            for parent, share in parents_of(recipe)
-        )
-        return " | ".join(parents)
-
-    @cached_property
-    def _wording(self) -> Wording:
-        own = self._directory / WORDING_FILE
-        return load_wording(own if own.is_file() else None)
-
-    @cached_property
-    def _examples(self) -> dict[str, Example]:
-        return read_examples(self._directory / EXAMPLES_FILE)
+def _text(parts: Sequence[Part]) -> str:
+    """The beginnings of prompt and response; of an interpolation, of both parents."""
+    if len(parts) == 1:
+        return _preview(parts[0].messages, TEXT_LENGTH)
+    return PARENTS.join(
+        f"{share:.0%} of: {_preview(messages, TEXT_LENGTH // 2)}" for messages, share in parts
+    )
 
 
 def _preview(messages: Sequence[Message], length: int) -> str:
     """The beginnings of prompt and response on one line; what cannot be printed is replaced."""
-    prompt = " ".join(message.content for message in messages[:-1])
     room = length * PROMPT_LENGTH // TEXT_LENGTH
-    return _line(f"{_line(prompt, room)} → {messages[-1].content}", length)
-
-
-def _line(text: str, length: int) -> str:
-    words = " ".join(text.split())
-    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+    return one_line(f"{one_line(asked(messages), room)} → {messages[-1].content}", length)

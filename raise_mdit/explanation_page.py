@@ -1,31 +1,25 @@
-"""An explanation as one HTML file: three plots and the tables behind them.
-
-Like the report it needs no network and forbids itself any: Plotly is inside, and a content security
-policy stops everything that is not.
-"""
+"""An explanation as one HTML file: three plots and the tables behind them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 import plotly.graph_objects as go
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from raise_mdit import report_figures
 from raise_mdit.explanation import ExplainedPick, Explanation
-from raise_mdit.plots import embedded, empty_figure
+from raise_mdit.pages import rendered
+from raise_mdit.pick_figures import groups_legend, largest_groups, shares_by_step
+from raise_mdit.plots import GROUP_COLOURS, embedded, empty_figure
 from raise_mdit.runs import write_text
 
 RAISES, LOWERS, TOTAL = "#009e73", "#d55e00", "#7f8c9b"
 """Okabe & Ito 2008, as in the report: told apart by colour-blind readers on light and dark."""
 
 HEIGHT, RIGHT = 320, 64
-"""Of the plots in pixels; names of lines stand at their right."""
+"""Of the plots in pixels; numbers of the waterfall stand at its right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +49,9 @@ def write_page(path: Path, explanation: Explanation, *, top: int) -> None:
         explanation: Of an arm.
         top: Picks in the table at most; the first of them is shown in full.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(
-        files("raise_mdit").joinpath("explanation.html").read_text(encoding="utf-8")
-    )
     picks = explanation.strongest(top)
-    page = template.render(
+    page = rendered(
+        "explanation.html",
         explanation=explanation,
         sentence=headline(explanation),
         attributions=_attributions_panel(explanation),
@@ -69,7 +60,6 @@ def write_page(path: Path, explanation: Explanation, *, top: int) -> None:
         shown=picks[0],
         waterfall=embedded(waterfall(explanation, picks[0]), "waterfall"),
         columns=_columns(explanation, picks[0]),
-        plotly=Markup(get_plotlyjs()),  # a constant of the package
     )
     write_text(path, page)
 
@@ -89,7 +79,7 @@ def headline(explanation: Explanation) -> str:
 
 def attributions_by_step(explanation: Explanation) -> go.Figure:
     """Mean absolute attribution of each group at each step, stacked."""
-    figure = empty_figure("optimizer step", "mean absolute attribution", height=HEIGHT, right=RIGHT)
+    figure = empty_figure("optimizer step", "mean absolute attribution", height=HEIGHT)
     colours = _group_colours(explanation)
     for place, group in enumerate(explanation.groups):
         figure.add_bar(
@@ -128,11 +118,9 @@ def picks_by_step(explanation: Explanation, way: str) -> go.Figure:
         explanation: Of an arm.
         way: One of :data:`raise_mdit.explanation.WAYS_OF_GROUPING`.
     """
-    counted = [replace(explanation.result, picks=explanation.counts[way])]
-    figure = report_figures.picks(counted, report_figures.largest_groups(counted))
-    for bars in figure.data:  # the report counts steps from 1, schedules and this page from 0
-        bars.x = [step - 1 for step in bars.x]
-    return figure
+    series = [explanation.counts[way]]
+    # The report counts steps from 1, schedules and this page from 0.
+    return shares_by_step(series, largest_groups(series), first_step=0)
 
 
 def _attributions_panel(explanation: Explanation) -> _Panel:
@@ -144,17 +132,16 @@ def _attributions_panel(explanation: Explanation) -> _Panel:
 
 
 def _shares_panel(explanation: Explanation, way: str) -> _Panel:
-    counted = [replace(explanation.result, picks=explanation.counts[way])]
-    groups = report_figures.largest_groups(counted)
-    legend = report_figures.group_colours(groups)
-    if all(group in groups for step in explanation.counts[way] for group in step):
-        del legend[report_figures.OTHER]
-    figure = embedded(picks_by_step(explanation, way), f"picks-{way}")
-    return _Panel(title=f"By {way}", figure=figure, legend=legend)
+    series = [explanation.counts[way]]
+    return _Panel(
+        title=f"By {way}",
+        figure=embedded(picks_by_step(explanation, way), f"picks-{way}"),
+        legend=groups_legend(series, largest_groups(series)),
+    )
 
 
 def _group_colours(explanation: Explanation) -> dict[str, str]:
-    return dict(zip(explanation.groups, report_figures.GROUP_COLOURS, strict=False))
+    return dict(zip(explanation.groups, GROUP_COLOURS, strict=False))
 
 
 def _columns(explanation: Explanation, pick: ExplainedPick) -> list[_Column]:

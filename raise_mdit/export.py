@@ -1,59 +1,40 @@
-"""A learned schedule as chat data in training order, for any trainer."""
+"""A schedule or a policy of a finished run in a folder of its own."""
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raise_mdit import __version__
-from raise_mdit.candidates import Mdit, Recipe
-from raise_mdit.comparison import ArmResult, arms_from_json, compared_losses
-from raise_mdit.conversations import conversation_of
+from raise_mdit.agents.attribution import holds_scorer
 from raise_mdit.core import Message
-from raise_mdit.errors import RunError, nearest
-from raise_mdit.example_texts import EXAMPLES_FILE, read_examples
-from raise_mdit.pool import Pool
-from raise_mdit.runs import read_json, write_json, write_text
-from raise_mdit.schedule import Pick, order_digest, read_schedule
-from raise_mdit.sources.mosaic_wording import Wording, load_wording
-
-EXPORT_FORMAT = "raise-mdit/export"
-EXPORT_VERSION = 1
-
-WORDING_FILE = "mosaic_wording.yaml"
-"""In a run directory: what mosaics could say, where that is not the project's own wording."""
+from raise_mdit.decisions import (
+    BASIS_FILE,
+    DECISIONS_FILE,
+    FEATURES_FILE,
+    POLICY_FILE,
+    read_decisions,
+    read_features,
+)
+from raise_mdit.errors import RunError
+from raise_mdit.experiment_file import load_resolved
+from raise_mdit.exported_policy import (
+    DESCRIPTION_FILE,
+    PolicyDescription,
+    is_policy_folder,
+    write_policy,
+)
+from raise_mdit.finished_arm import FinishedArm, chosen_arm
+from raise_mdit.runs import write_text
+from raise_mdit.schedule import order_digest
+from raise_mdit.schedules import bundle
+from raise_mdit.schedules.bundle import ScheduledRow
+from raise_mdit.schedules.guides import write_guides
 
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}")
 """The end of a file's name; that of a folder such as `export-1.2` is none."""
-
-README = """\
-# A training schedule
-
-`sft.jsonl` holds {num_rows} conversations in the order in which they were chosen: {num_steps}
-optimizer steps of {batch_size} rows. Policy `{policy}`, seed {seed}.
-
-Train on it **in file order**, one pass, no shuffling and no packing, with {batch_size} rows an
-optimizer step (batch x ranks x accumulation), loss on the assistant's tokens only, at most
-{max_length} tokens a row. Settings that keep the order:
-
-| trainer | settings |
-| --- | --- |
-| Hugging Face Trainer 5, TRL | `train_sampling_strategy="sequential"`, `packing=False` |
-| LLaMA-Factory | `disable_shuffling: true`, no `val_size`, no packing |
-| Axolotl | `curriculum_sampling: true` and `shuffle_merged_datasets: false` |
-
-`manifest.json` names the model, the learner and a digest of the order; `schedule.jsonl` says which
-candidate stands in which step and slot.
-{interpolated}"""
-
-INTERPOLATED = """
-{count} rows are interpolations of two instructions in embedding space. Text cannot hold them: in
-`sft.jsonl` each stands as its heavier parent and is marked `"interpolated": true`; its parents and
-their weight are in `schedule.jsonl`.
-"""
 
 
 class Exported(NamedTuple):
@@ -63,54 +44,102 @@ class Exported(NamedTuple):
     policy: str
     seed: int
     num_rows: int
+    digest: str
+    """Of the whole bundle; who gets it can compare."""
 
 
 def export_schedule(
     directory: Path, *, policy: str | None, seed: int | None, to: Path | None
 ) -> Exported:
-    """Write the schedule of one policy and seed.
+    """Write the schedule of one policy and seed as a bundle; see :mod:`raise_mdit.schedules`.
 
     Args:
         directory: A run directory.
         policy: Label; None takes the learned policy with the lowest test loss, or without one the
             policy with the lowest.
         seed: None takes the policy's first.
-        to: Where to; None is ``directory/export``.
+        to: Where to; None is ``directory/export``. An earlier bundle there is replaced.
 
     Raises:
         RunError: There is no such run, policy or seed, its files were altered, or ``to`` is or is
-            named like a file.
+            named like a file or holds something else.
     """
     target = to or directory / "export"
-    _check_folder(target)
-    arm = _chosen_arm(directory, policy, seed)
-    picks = read_schedule(directory / "arms" / f"{arm.policy}-s{arm.seed}")
-    manifest = read_json(directory / "schedule.manifest.json")
-    target.mkdir(parents=True, exist_ok=True)
-    rows = _Rows(directory).of(picks)
-    _write_lines(target / "sft.jsonl", [row.sft for row in rows])
-    _write_lines(target / "schedule.jsonl", [row.schedule for row in rows])
-    num_interpolated = sum(pick.kind == "mdit" for pick in picks)
-    write_json(
-        target / "manifest.json",
-        {
-            "format": EXPORT_FORMAT,
-            "format_version": EXPORT_VERSION,
+    check_folder(target)
+    arm = chosen_arm(directory, policy, seed)
+    run = FinishedArm(directory, arm)
+    conversations = run.conversations()
+    rows, steps = list(run.rows()), list(run.steps())
+    recipe = run.recipe()
+    _clear(target)
+    bundle.write_rows(target, rows)
+    bundle.write_conversations(target, conversations)
+    bundle.write_lines(target / bundle.STEPS_FILE, (step._asdict() for step in steps))
+    chat = [_chat_line(row, conversations, recipe["system_prompt"]) for row in rows]
+    bundle.write_lines(target / bundle.CHAT_FILE, chat)
+    if run.template is not None:
+        write_text(target / bundle.TEMPLATE_FILE, run.template)
+    fields = _manifest(run, rows, recipe)
+    write_guides(target, fields)
+    bundle.seal(target, fields)
+    digest = bundle.read_manifest(target)["digest"]
+    return Exported(target, arm.policy, arm.seed, len(rows), digest)
+
+
+def export_policy(
+    directory: Path, *, policy: str | None, seed: int | None, to: Path | None
+) -> Exported:
+    """Write the policy of one arm, without its run; see :mod:`raise_mdit.exported_policy`.
+
+    Args:
+        directory: A run directory.
+        policy: As :func:`export_schedule`.
+        seed: As :func:`export_schedule`.
+        to: Where to; None is ``directory/policy``. An earlier policy there is replaced.
+
+    Raises:
+        RunError: As :func:`export_schedule`, or the policy is none that scores candidates.
+    """
+    target = to or directory / "policy"
+    check_folder(target)
+    arm = chosen_arm(directory, policy, seed)
+    folder = directory / "arms" / f"{arm.policy}-s{arm.seed}"
+    weights = folder / POLICY_FILE
+    if not (folder / DECISIONS_FILE).is_file() or not holds_scorer(weights):
+        raise RunError(
+            f"--policy {arm.policy}: a policy of kind {arm.kind} has no weights that score "
+            "candidates; name one that learns to, such as of kind ppo"
+        )
+    config = load_resolved(directory / "config.yaml")
+    (section,) = (each for each in config.policies if each.label == arm.policy)
+    size = config.features.semantic_size
+    description = PolicyDescription(
+        label=arm.policy,
+        seed=arm.seed,
+        section=section.model_dump(mode="json"),
+        tier=config.features.tier,
+        semantic_size=size,
+        pool_columns=read_features(directory / FEATURES_FILE).names,
+        extra_columns=read_decisions(folder / DECISIONS_FILE).extra_names,
+        provenance={
             "made_by": f"raise-mdit {__version__}",
-            "policy": arm.policy,
-            "seed": arm.seed,
-            "num_rows": len(picks),
-            "num_steps": arm.steps,
-            "num_interpolated": num_interpolated,
-            "order_digest": order_digest(picks),
-            "recipe": manifest["recipe"],
+            "experiment": config.name,
+            "model": config.model.name,
         },
     )
-    write_text(target / "README.md", _readme(arm, manifest["recipe"], len(picks), num_interpolated))
-    return Exported(target, arm.policy, arm.seed, len(picks))
+    _clear_policy(target)
+    basis = directory / BASIS_FILE if size > 0 else None
+    write_policy(target, description, weights=weights, basis=basis)
+    digest = bundle.file_hash(target / DESCRIPTION_FILE)
+    return Exported(target, arm.policy, arm.seed, 0, digest)
 
 
-def _check_folder(target: Path) -> None:
+def check_folder(target: Path) -> None:
+    """Nothing, if a folder can be made there.
+
+    Raises:
+        RunError: It is a file, or named like one.
+    """
     if target.is_dir():
         return
     if target.exists():
@@ -118,87 +147,79 @@ def _check_folder(target: Path) -> None:
     if _FILE_SUFFIX.fullmatch(target.suffix):
         raise RunError(
             f"--to: {str(target)!r} ends like a file, but an export is a folder of sft.jsonl (chat "
-            "data, the one format), schedule.jsonl, manifest.json and README.md; name a folder, "
-            f"such as {str(target.with_suffix(''))!r}"
+            "data), schedule.parquet, manifest.json, README.md and more; name a folder, such as "
+            f"{str(target.with_suffix(''))!r}"
         )
 
 
-def _chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResult:
-    results = directory / "results.json"
-    if not results.is_file():
-        raise RunError(f"{directory}: not a finished run (no results.json)")
-    finished = arms_from_json(results.read_text("utf-8"))
-    arms = [arm for arm in finished if arm.steps > 0]
-    if not arms:
-        raise RunError(f"{directory}: no policy of this run trained on anything")
-    if policy is None:
-        learned = [arm for arm in arms if arm.episode_returns]
-        losses = compared_losses(finished)
-        if not losses:
-            raise RunError(
-                f"{directory}: base has not finished, against which several targets are compared; "
-                "name one with --policy"
-            )
-        policy = min(learned or arms, key=lambda arm: losses[arm.policy, arm.seed]).policy
-    of_policy = {arm.seed: arm for arm in arms if arm.policy == policy}
-    if not of_policy:
-        labels = sorted({arm.policy for arm in arms})
+def _manifest(
+    run: FinishedArm, rows: Sequence[ScheduledRow], recipe: dict[str, Any]
+) -> dict[str, Any]:
+    arm = run.arm
+    num_interpolated = sum(row.kind == "mdit" for row in rows)
+    return {
+        "policy": arm.policy,
+        "seed": arm.seed,
+        "num_rows": len(rows),
+        "num_steps": arm.steps,
+        "num_interpolated": num_interpolated,
+        "lossy_in_jsonl": num_interpolated > 0,
+        "has_scores": any(row.score is not None for row in rows),
+        "order_digest": order_digest(run.picks),
+        "recipe": recipe,
+        "provenance": {
+            "made_by": f"raise-mdit {__version__}",
+            "experiment": run.config.name,
+            "policy_kind": arm.kind,
+            "status": arm.status,
+            "versions": run.versions,
+        },
+    }
+
+
+def _chat_line(
+    row: ScheduledRow,
+    conversations: Mapping[str, tuple[Message, ...]],
+    system_prompt: str | None,
+) -> dict[str, Any]:
+    messages = conversations[row.heavier]
+    if system_prompt is not None and messages[0].role != "system":
+        messages = (Message("system", system_prompt), *messages)
+    return {
+        "messages": [turn._asdict() for turn in messages],
+        "id": row.candidate,
+        "step": row.step,
+        "slot": row.slot,
+        "interpolated": row.kind == "mdit",
+    }
+
+
+def _clear_policy(target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    ours = {DESCRIPTION_FILE, POLICY_FILE, BASIS_FILE} if is_policy_folder(target) else set()
+    _clear_of(target, ours)
+
+
+def _clear(target: Path) -> None:
+    """Make the folder, without an earlier bundle."""
+    target.mkdir(parents=True, exist_ok=True)
+    ours: set[str] = set()
+    if (target / bundle.MANIFEST_FILE).is_file():
+        ours = {bundle.MANIFEST_FILE, *bundle.read_manifest(target)["files"]}
+    _clear_of(target, ours)
+
+
+def _clear_of(target: Path, ours: set[str]) -> None:
+    """Remove files of an earlier export.
+
+    Raises:
+        RunError: The folder holds something else, which verification would find.
+    """
+    others = sorted({*bundle.files_of(target)} - ours)
+    if others:
         raise RunError(
-            f"--policy {policy!r}: not in this run, which has {', '.join(labels)}."
-            f"{nearest(policy, labels)}"
+            f"--to: {str(target)!r} holds what is no part of an export, such as {others[0]!r}; "
+            "name an empty folder or that of an earlier export"
         )
-    if seed is None:
-        seed = min(of_policy)
-    if seed not in of_policy:
-        raise RunError(f"--seed {seed}: {policy} has seeds {sorted(of_policy)}")
-    return of_policy[seed]
-
-
-class _Row(NamedTuple):
-    sft: dict[str, Any]
-    schedule: dict[str, Any]
-
-
-class _Rows:
-    """Renders picks from a run directory's pool and texts."""
-
-    def __init__(self, directory: Path) -> None:
-        self._examples = read_examples(directory / EXAMPLES_FILE)
-        self._pool = Pool.read(directory / "pool.parquet")
-        own = directory / WORDING_FILE
-        self._wording: Wording = load_wording(own if own.is_file() else None)
-
-    def of(self, picks: tuple[Pick, ...]) -> list[_Row]:
-        """Each pick as a conversation and as a line of the schedule."""
-        numbers = self._pool.rows_of([pick.id for pick in picks])
-        return [self._row(pick, int(row)) for pick, row in zip(picks, numbers, strict=True)]
-
-    def _row(self, pick: Pick, row: int) -> _Row:
-        recipe = self._pool.recipe(row)
-        messages = [turn._asdict() for turn in self._messages(recipe)]
-        sft: dict[str, Any] = {"messages": messages, "id": pick.id, "step": pick.step}
-        if isinstance(recipe, Mdit):
-            sft["interpolated"] = True
-        return _Row(sft, {**asdict(pick), "recipe": asdict(recipe)})
-
-    def _messages(self, recipe: Recipe) -> tuple[Message, ...]:
-        if isinstance(recipe, Mdit):
-            heavier = recipe.first if recipe.weight >= 0.5 else recipe.second
-            return self._examples[heavier].messages
-        return conversation_of(recipe, self._examples, self._wording)
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _readme(arm: ArmResult, recipe: dict[str, Any], num_rows: int, num_interpolated: int) -> str:
-    return README.format(
-        policy=arm.policy,
-        seed=arm.seed,
-        num_rows=num_rows,
-        num_steps=arm.steps,
-        batch_size=recipe["batch_size"],
-        max_length=recipe["max_length"],
-        interpolated=INTERPOLATED.format(count=num_interpolated) if num_interpolated else "",
-    )
+    for name in ours:
+        (target / name).unlink(missing_ok=True)

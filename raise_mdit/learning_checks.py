@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Iterator
+from pathlib import Path
 
 from raise_mdit.config import ExperimentConfig, FullConfig, LearnerConfig, LoraConfig
 from raise_mdit.config_section import Section
+from raise_mdit.errors import nearest_entry
 from raise_mdit.policy_config import (
     LessConfig,
     PpoConfig,
@@ -20,6 +22,8 @@ from raise_mdit.policy_config import (
 )
 from raise_mdit.yaml_document import Fault, Location
 
+SOURCE_FILES = ("config.yaml", "policy.json")
+"""One of them is in a folder that a trained policy comes from: a run directory, or its export."""
 SAID_OF_TRAINED = frozenset({"kind", "name", "from_run", "from_policy", "window", "final"})
 """Fields that say something of a policy that comes trained."""
 
@@ -65,8 +69,12 @@ def _scorers(config: ExperimentConfig) -> Iterator[Fault]:
 
 def _transfer(policy: PpoConfig, directory: str, where: Location) -> Iterator[Fault]:
     """Of a policy that comes trained, only what it is and how it is used can be said."""
-    if not os.path.isfile(os.path.join(directory, "config.yaml")):
-        yield Fault((*where, "from"), f"{directory!r} is not a run directory (no config.yaml)")
+    if not any(os.path.isfile(os.path.join(directory, name)) for name in SOURCE_FILES):
+        message = (
+            f"{directory!r} is neither a run directory (no config.yaml) nor an exported policy (no "
+            f"policy.json).{'' if os.path.isdir(directory) else nearest_entry(Path(directory))}"
+        )
+        yield Fault((*where, "from"), message)
     for key, field in PpoConfig.model_fields.items():
         if key not in SAID_OF_TRAINED and getattr(policy, key) != field.default:
             message = "has no effect: with `from` the policy comes trained; remove it"

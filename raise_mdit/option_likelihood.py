@@ -35,15 +35,20 @@ class OptionRows:
     right: NDArray[np.int64]
     """[I] position of each question's right option."""
 
-    def accuracy(self, losses_R: NDArray[np.float64]) -> float:
-        """Share of the questions whose right option has the lowest loss.
+    def items_right(self, losses_R: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """[I] whether each question's right option has the lowest loss.
 
         Args:
             losses_R: Mean loss per scored token of each row.
         """
         options = np.split(losses_R, self.starts[1:])
         chosen = self.starts + [int(np.argmin(losses)) for losses in options]  # the first of equals
-        return float((chosen == self.right).mean())
+        right: NDArray[np.bool_] = chosen == self.right
+        return right
+
+    def accuracy(self, losses_R: NDArray[np.float64]) -> float:
+        """Share of the questions whose right option has the lowest loss."""
+        return float(self.items_right(losses_R).mean())
 
 
 def encode_options(

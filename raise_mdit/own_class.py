@@ -49,7 +49,7 @@ def find_class(path: str, where: str, *, method: str) -> type[Any]:  # Any: it i
             is then the cause.
     """
     module_name, _, class_name = path.partition(":")
-    module = _module(module_name, where)
+    module = import_own(module_name, f"{where}.kind", form="package.module:Class")
     found = getattr(module, class_name, None)
     if isinstance(found, type) and has_method(found, method):
         return found
@@ -162,25 +162,35 @@ def watched_generators() -> Iterator[Callable[[], list[Fault]]]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _module(name: str, where: str) -> ModuleType:
+def import_own(name: str, key: str, *, form: str) -> ModuleType:
+    """A module of the user's, looked for in the working directory first.
+
+    Args:
+        name: Of the module.
+        key: Of the experiment file, as messages name it.
+        form: What the key takes, as messages write it.
+
+    Raises:
+        ConfigError: There is no such module, or importing it raised, which is then the cause.
+    """
     with _working_directory_first():
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise _import_failed(name, where, error) from error  # an import inside it failed
+                raise _import_failed(name, key, error) from error  # an import inside it failed
             raise ConfigError(
-                f"{where}.kind: there is no module {error.name!r}; give `package.module:Class` of "
-                "a file below the working directory or of an installed package."
+                f"{key}: there is no module {error.name!r}; give `{form}` of a file below the "
+                "working directory or of an installed package."
                 f"{nearest(error.name, _siblings(error.name))}"
             ) from error
         except Exception as error:  # the user's code, which may raise anything
-            raise _import_failed(name, where, error) from error
+            raise _import_failed(name, key, error) from error
 
 
-def _import_failed(name: str, where: str, error: Exception) -> ConfigError:
+def _import_failed(name: str, key: str, error: Exception) -> ConfigError:
     return ConfigError(
-        f"{where}.kind: importing {name!r} raised {told(error)}; mend that module, or give another"
+        f"{key}: importing {name!r} raised {told(error)}; mend that module, or give another"
     )
 
 

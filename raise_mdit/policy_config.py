@@ -564,3 +564,20 @@ PolicyConfig = Annotated[
     Annotated[BuiltInPolicyConfig, Tag(_BUILT_IN)] | Annotated[CustomPolicyConfig, Tag(_CUSTOM)],
     Discriminator(_form),
 ]
+
+STATIC_KINDS = frozenset(
+    (
+        "deita",
+        "dsir",
+        "ifd",
+        "k_center",
+        "less",
+        "longest",
+        "mdit_only",
+        "mosaic_only",
+        "nearest_to_target",
+        "perplexity",
+        "sspl",
+    )
+)
+"""Kinds whose schedule is settled before the first step, `random` and `full` apart."""

@@ -7,6 +7,7 @@ over with the policy, which asks for embeddings of the same model.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +16,26 @@ from raise_mdit.config import ExperimentConfig, FeaturesConfig
 from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, POLICY_FILE, read_basis, read_features
 from raise_mdit.errors import ConfigError, RunError, nearest
 from raise_mdit.experiment_file import load_resolved
+from raise_mdit.exported_policy import DESCRIPTION_FILE, is_policy_folder, read_policy
 from raise_mdit.features import Basis
 from raise_mdit.policy_config import PolicyConfig, PpoConfig
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedPolicy:
-    """A policy in the directory of the run that trained it."""
+    """A policy in the directory of the run that trained it, or in a folder of its own."""
 
     directory: Path
-    config: ExperimentConfig
-    """Of that run."""
     policy: PpoConfig
     """As it was trained."""
+    tier: str
+    """`features.tier` of the run that trained it."""
+    has_semantics: bool
+    """Whether principal components are among its columns."""
     where: str
     """The key that asks for it, as messages name it."""
+    seeds: tuple[int, ...] | None
+    """Of that run; None where the folder holds one trained policy and no run."""
 
     def weights(self, seed: int) -> Path:
         """The weights of a seed if it was trained with it, otherwise of the first that was.
@@ -40,8 +46,10 @@ class TrainedPolicy:
         Raises:
             RunError: No seed of it has finished.
         """
+        if self.seeds is None:
+            return read_policy(self.directory).weights
         label = self.policy.label
-        for each in (seed, *self.config.seeds):
+        for each in (seed, *self.seeds):
             folder = self.directory / "arms" / f"{label}-s{each}"
             if (folder / "result.json").is_file() and (folder / POLICY_FILE).is_file():
                 return folder / POLICY_FILE
@@ -50,12 +58,9 @@ class TrainedPolicy:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the pool's columns that it was trained on."""
+        if self.seeds is None:
+            return read_policy(self.directory).description.pool_columns
         return read_features(self.directory / FEATURES_FILE).names
-
-    @property
-    def has_semantics(self) -> bool:
-        """Whether principal components are among them."""
-        return self.config.features.semantic_size > 0
 
     def basis(self) -> tuple[Basis, str]:
         """The axes of its semantic columns, and whose embeddings they are axes of.
@@ -79,8 +84,13 @@ def trained_policy(policy: PpoConfig) -> TrainedPolicy:
     assert policy.from_run is not None, "the section asks for a policy of another run"
     where = f"policies.{policy.label}.from"
     directory = Path(policy.from_run)
+    if is_policy_folder(directory):
+        return _alone(policy, directory, where)
     if not (directory / "config.yaml").is_file():
-        raise RunError(f"{where}: {directory}: not a run directory (no config.yaml)")
+        raise RunError(
+            f"{where}: {directory}: not a run directory (no config.yaml), nor an exported policy "
+            f"(no {DESCRIPTION_FILE})"
+        )
     config = load_resolved(directory / "config.yaml")
     trained = {
         each.label: each
@@ -98,7 +108,34 @@ def trained_policy(policy: PpoConfig) -> TrainedPolicy:
             f"{where}_policy: {directory} trained no {wanted!r} of kind ppo, allowed: {names}."
             f"{nearest(wanted, trained)}"
         )
-    return TrainedPolicy(directory, config, trained[wanted], where)
+    return TrainedPolicy(
+        directory,
+        trained[wanted],
+        tier=config.features.tier,
+        has_semantics=config.features.semantic_size > 0,
+        where=where,
+        seeds=config.seeds,
+    )
+
+
+def _alone(policy: PpoConfig, directory: Path, where: str) -> TrainedPolicy:
+    """The policy of a folder that holds no run."""
+    description = read_policy(directory).description
+    kind, label = description.section.get("kind"), description.label
+    if kind != "ppo":
+        raise ConfigError(f"{where}: {directory} holds {label} of kind {kind}, which is no ppo")
+    if policy.from_policy not in (None, label):
+        raise ConfigError(
+            f"{where}_policy: {directory} holds no {policy.from_policy!r} but {label}; remove it"
+        )
+    return TrainedPolicy(
+        directory,
+        PpoConfig.model_validate_json(json.dumps(dict(description.section))),
+        tier=description.tier,
+        has_semantics=description.semantic_size > 0,
+        where=where,
+        seeds=None,
+    )
 
 
 def transferred(policies: Iterable[PolicyConfig]) -> Iterator[PpoConfig]:
@@ -170,7 +207,7 @@ def check_embeddings(policies: Iterable[PolicyConfig], embeddings: str) -> None:
 
 
 def _check_features(config: ExperimentConfig, trained: TrainedPolicy) -> None:
-    theirs, ours = trained.config.features.tier, config.features.tier
+    theirs, ours = trained.tier, config.features.tier
     if theirs != ours:
         raise ConfigError(
             f"{trained.where}: it was trained with `features.tier: {theirs}`, and this experiment "

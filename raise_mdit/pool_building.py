@@ -9,15 +9,14 @@ from pathlib import Path
 
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost, Example
-from raise_mdit.corpus import Corpus, read_corpus
-from raise_mdit.encoding import ChatEncoder
-from raise_mdit.errors import ModelError
+from raise_mdit.corpus import Corpus
+from raise_mdit.inputs import load_inputs
 from raise_mdit.knowledge import Knowledge, find_out
-from raise_mdit.learners.forward import Precision, resolve_precision
-from raise_mdit.learners.pretrained import Pretrained, load_pretrained
+from raise_mdit.learners.forward import Precision
+from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.progress import Progress
-from raise_mdit.sources.mosaic_wording import Wording, wording_of
+from raise_mdit.sources.mosaic_wording import Wording
 from raise_mdit.synthesis import CandidatePool, synthesise
 
 
@@ -57,14 +56,8 @@ def build_pool(
     Raises:
         UserError: Of any kind, for what cannot be had or does not fit together.
     """
-    progress.start("loading the model", None)
-    pretrained = load_pretrained(config.model.name, cache=cache, device=config.model.device)
-    _check_context(config, pretrained)
-    precision = resolve_precision(config.model.precision, pretrained.model.device)
-    encoder = ChatEncoder(pretrained.tokenizer, system_prompt=config.model.system_prompt)
-    wording = wording_of(config.pools.mosaic, special=encoder.special_tokens)
-    progress.start("reading the data", None)
-    corpus = read_corpus(config.data, encoder, max_length=config.model.max_length, cache=cache)
+    inputs = load_inputs(config, cache=cache, progress=progress)
+    pretrained, precision, corpus = inputs.pretrained, inputs.precision, inputs.corpus
     knowledge = find_out(
         config,
         pretrained,
@@ -79,18 +72,10 @@ def build_pool(
     candidates = synthesise(
         config,
         corpus,
-        encoder=encoder,
+        encoder=inputs.encoder,
         pad=int(pretrained.tokenizer.pad_token_id),
-        wording=wording,
+        wording=inputs.wording,
         features=knowledge.features,
     )
     cost = Cost(seconds=time.perf_counter() - started)
-    return BuiltPool(pretrained, precision, corpus, knowledge, wording, candidates, cost)
-
-
-def _check_context(config: ExperimentConfig, pretrained: Pretrained) -> None:
-    if config.model.max_length > pretrained.context_length:
-        raise ModelError(
-            f"model.max_length: {config.model.max_length} is longer than the context of "
-            f"{config.model.name!r}, {pretrained.context_length} tokens; give at most that"
-        )
+    return BuiltPool(pretrained, precision, corpus, knowledge, inputs.wording, candidates, cost)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,9 @@ from raise_mdit.features import (
     candidate_means,
     in_basis,
 )
+from raise_mdit.held_out import HeldOutData, held_out_data
 from raise_mdit.knowledge import Knowledge
+from raise_mdit.learners.forward import Precision
 from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.learners.trunk_store import TrunkStore
 from raise_mdit.policy_config import CustomPolicyConfig
@@ -42,9 +44,9 @@ from raise_mdit.pool_building import build_pool
 from raise_mdit.progress import Progress
 from raise_mdit.rehearsal import Rehearsal, choose_reward_items, episode_budget, rehearse
 from raise_mdit.renewal import generations_per_episode, steps_per_generation
-from raise_mdit.sealed_test import SealedTest, sealed_test
 from raise_mdit.sources.mosaic_wording import Wording
 from raise_mdit.synthesis import CandidatePool
+from raise_mdit.task_metrics import load_answer_metric
 from raise_mdit.tuning import Tuning
 
 FULL_EPOCHS = 3
@@ -66,6 +68,8 @@ class Preparation:
 
     config: ExperimentConfig
     pretrained: Pretrained
+    precision: Precision
+    """Arithmetic of passes."""
     tuning: Tuning
     corpus: Corpus
     wording: Wording
@@ -82,7 +86,10 @@ class Preparation:
     reward_targets: NDArray[np.int64] | None
     """Source of each of them, as a number from 0, where `reward.balance` makes sources count alike.
     """
-    test: SealedTest
+    test: HeldOutData
+    """Sealed until an arm has finished."""
+    model_selection: HeldOutData | None
+    """What hyper-parameters are chosen on, where there is such data."""
     rehearsal: Rehearsal
     synthesis_cost: Cost
     notes: tuple[str, ...]
@@ -199,6 +206,7 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
     """
     config = with_own_priors(config)
     _load_own_classes(config)
+    answers = load_answer_metric(config.evaluation)
     built = build_pool(config, policies=config.policies, cache=cache, progress=progress)
     corpus, knowledge, candidates = built.corpus, built.knowledge, built.candidates
     _check_pool(config, candidates.pool)
@@ -206,11 +214,13 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
     tuning = Tuning(config, built.pretrained, precision=built.precision, store=store)
     table = _feature_table(config, candidates.pool, knowledge, _example_rows(corpus))
     training = _training_pool(config, candidates, table)
-    test = sealed_test(
+    held_out = partial(
+        held_out_data,
         corpus,
         ChatEncoder(built.pretrained.tokenizer, system_prompt=config.model.system_prompt),
         metric=config.evaluation.task_metric,
         max_length=config.model.max_length,
+        answers=answers,
     )
     items = choose_reward_items(
         config,
@@ -222,6 +232,7 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
     return Preparation(
         config=config,
         pretrained=built.pretrained,
+        precision=built.precision,
         tuning=tuning,
         corpus=corpus,
         wording=built.wording,
@@ -232,7 +243,8 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
         reward_items=items.rows,
         reward_tasks=items.tasks,
         reward_targets=items.chosen_targets,
-        test=test,
+        test=held_out("test"),
+        model_selection=held_out("model_selection") if config.data.model_selection else None,
         rehearsal=rehearsal,
         synthesis_cost=built.synthesis_cost,
         notes=(

@@ -25,6 +25,7 @@ class Recorder:
         self._metrics = metrics
         self._tracker = tracker
         self._arm: dict[str, object] = {}
+        self._summary: Mapping[str, float | int] = {}
 
     def start(self, run: TrackedRun) -> None:
         """Open an arm."""
@@ -36,10 +37,14 @@ class Recorder:
         self._metrics.write({**self._arm, **{key: _plain(value) for key, value in record.items()}})
         self._tracker.log(record)
 
-    def finish(self, summary: Mapping[str, float | int]) -> None:
-        """Close the arm with its final numbers."""
+    def summarise(self, summary: Mapping[str, float | int]) -> None:
+        """Add the arm's final numbers."""
         self._metrics.write({**self._arm, **{key: _plain(value) for key, value in summary.items()}})
-        self._tracker.finish(summary)
+        self._summary = summary
+
+    def finish(self) -> None:
+        """Close the arm, whose files are all written."""
+        self._tracker.finish(self._summary)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Plots of the report, from the results of arms.
+"""Plots of a report: how arms learned, fell and ended, and what they cost.
 
 Colours hold on light and dark ground; text and grid take theirs from the page's style sheet, which
 also shows the legends. Plotly reads markup in labels, so every name is escaped before it is one.
@@ -7,173 +7,156 @@ also shows the legends. Plotly reads markup in labels, so every name is escaped 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import cycle
 from typing import TypeVar
 
+import numpy as np
 import plotly.graph_objects as go
 
-from raise_mdit.comparison import ArmResult, PolicySummary, compared_losses, target_names
+from raise_mdit.comparison import PolicySummary, compared_losses
 from raise_mdit.ledger import MONITORING
-from raise_mdit.plots import empty_figure
+from raise_mdit.metric_agreement import Reached
+from raise_mdit.plots import GROUP_COLOURS, drawn, empty_figure, name_rows, scale_x, whiskers
+from raise_mdit.prominence import PALE, level
+from raise_mdit.report_words import TFLOP, compared_axis
+from raise_mdit.results import ArmResult
 
 Item = TypeVar("Item")
 
-# Okabe & Ito 2008, "Color universal design"; black is left out and yellow is darkened, so that all
-# are seen on white and on near-black.
-POLICY_COLOURS = (
-    "#7f8c9b",
-    "#e69f00",
-    "#0072b2",
-    "#009e73",
-    "#d55e00",
-    "#cc79a7",
-    "#56b4e9",
-    "#b8a500",
-)
-# Paul Tol's "muted" scheme: apart from the colours of policies, since it means groups.
-GROUP_COLOURS = (
-    "#6a5acd", "#44aa99", "#ddaa77", "#cc6677", "#88ccee", "#117733", "#aa4499", "#999933",
-    "#999999",
-)  # fmt: skip
-MAX_GROUPS = len(GROUP_COLOURS) - 1
-"""Groups drawn by name; the rest are one."""
-MAX_BARS = 60
-"""Bars across a plot of picks; more steps than that are averaged."""
 RUNNING_MEAN = 8
 """Episodes over which a running mean looks back."""
-OTHER = "other groups"
+MOST_POINTS = 400
+"""Points of a curve; longer ones are drawn at that many places evenly, the last among them."""
 
 
-def policy_colours(arms: Sequence[ArmResult]) -> dict[str, str]:
-    """A colour for each policy, by the order of first appearance."""
-    policies = dict.fromkeys(arm.policy for arm in arms)
-    return dict(zip(policies, cycle(POLICY_COLOURS), strict=False))
-
-
-def episode_returns(arms: Sequence[ArmResult]) -> go.Figure:
+def episode_returns(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> go.Figure:
     """Return by learning episode: each seed thin, the running mean over all seeds thick."""
     figure = empty_figure("learning episode", "return")
-    colours = policy_colours(arms)
     for policy, group in _by_policy(arms).items():
         series = [arm.episode_returns for arm in group if arm.episode_returns]
         for values in series:
-            _line(figure, values, colours[policy], first=1, width=1, opacity=0.35)
+            places = range(1, len(values) + 1)
+            _line(figure, places, values, colours[policy], width=1, opacity=0.35)
         if series:
             means = running_mean([_mean(column) for column in _columns(series)])
-            _line(figure, means, colours[policy], first=1, width=3, name=policy)
+            places = range(1, len(means) + 1)
+            _line(figure, places, means, colours[policy], width=3, name=policy)
     return figure
 
 
-def validation_losses(arms: Sequence[ArmResult]) -> go.Figure:
+def validation_by_step(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> go.Figure:
     """Loss on reward-validation by step: mean over seeds and the range of seeds.
 
     A policy that takes no step is a level line.
     """
     figure = empty_figure("optimizer step", "loss (nats)")
-    colours = policy_colours(arms)
     last = max((len(arm.reward_validation_losses) for arm in arms), default=0)
-    for policy, group in _by_policy(arms).items():
-        series = [arm.reward_validation_losses for arm in group]
-        level = all(len(values) == 1 for values in series)
-        columns = _columns([values * last for values in series] if level else series)
-        if len(series) > 1 and not level:
-            _band(figure, columns, colours[policy])
-        dash = "dash" if level else "solid"
-        _line(figure, [_mean(c) for c in columns], colours[policy], name=policy, dash=dash)
-    return figure
+
+    def places(arm: ArmResult) -> Sequence[float]:
+        return range(last if arm.steps == 0 else len(arm.reward_validation_losses))
+
+    return _validation(figure, arms, colours, places)
 
 
-def sealed_losses(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]) -> go.Figure:
-    """What each policy is compared by: the interval, its mean and a dot for each seed.
+def validation_by_compute(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> go.Figure:
+    """The same by total compute so far, choosing included; empty where an arm does not say it."""
+    figure = empty_figure("total compute so far (TFLOP)", "loss (nats)")
+    spent = [amount / TFLOP for arm in arms for amount in arm.step_flops]
+    if not spent or any(arm.steps and not arm.step_flops for arm in arms):
+        return figure
+    scale_x(figure, spent)
+    ends = (min(spent), max(spent))
 
-    That is the loss on the sealed test, or over several targets the mean of their shares of the
-    base model's.
-    """
-    title = "loss over the base model's" if target_names(arms) else "loss on the sealed test (nats)"
-    figure = empty_figure(title, None, height=110 + 48 * len(summaries))
-    colours = policy_colours(arms)
+    def places(arm: ArmResult) -> Sequence[float]:
+        return ends if arm.steps == 0 else [amount / TFLOP for amount in arm.step_flops]
+
+    return _validation(figure, arms, colours, places)
+
+
+def held_out_losses(
+    arms: Sequence[ArmResult], summaries: Sequence[PolicySummary], colours: Mapping[str, str]
+) -> go.Figure:
+    """What each policy is compared by, the lowest first: interval, mean and a dot for each seed."""
+    shown = sorted((each for each in summaries if each.compared is not None), key=level)
+    figure = empty_figure(compared_axis(summaries), None, height=90 + 34 * len(shown))
     by_arm = compared_losses(arms)
-    for summary in summaries:
-        interval, colour = summary.compared, colours[summary.policy]
-        if interval is None:
-            continue
-        losses = [_drawn(loss) for (policy, _), loss in by_arm.items() if policy == summary.policy]
-        label = escape(summary.policy)
-        reach = 0.0 if interval.high is None else interval.high - interval.mean
+    for row, summary in enumerate(shown):
+        colour = colours[summary.policy]
+        losses = [drawn(loss) for (policy, _), loss in by_arm.items() if policy == summary.policy]
         figure.add_scatter(
-            x=[_drawn(interval.mean)],
-            y=[label],
-            error_x={"array": [reach], "thickness": 2, "width": 7},
+            x=[drawn(level(summary))],
+            y=[row],
+            error_x=whiskers(summary.compared),
             marker={"color": colour, "size": 11, "symbol": "diamond"},
             mode="markers",
-            name=label,
+            hovertemplate=f"{escape(summary.policy)}<br>%{{x:.4f}}<extra></extra>",
         )
         figure.add_scatter(
             x=losses,
-            y=[label] * len(losses),
+            y=[row] * len(losses),
             marker={"color": colour, "size": 8, "opacity": 0.5},
             mode="markers",
-            name=f"{label}, seeds",
+            hovertemplate=f"{escape(summary.policy)}, a seed<br>%{{x:.4f}}<extra></extra>",
         )
-    figure.update_yaxes(autorange="reversed", automargin=True, type="category")
+    name_rows(figure, [summary.policy for summary in shown])
     return figure
 
 
-def picks(arms: Sequence[ArmResult], groups: Sequence[str]) -> go.Figure:
-    """Share of picks by group over the steps of one policy, mean over its seeds, stacked."""
-    figure = empty_figure("optimizer step", "share of picks", height=260)
-    steps = _columns([arm.picks for arm in arms])
-    width = max(1, math.ceil(len(steps) / MAX_BARS))
-    chunks = [steps[start : start + width] for start in range(0, len(steps), width)]
-    shares = [_shares(pick for step in chunk for pick in step) for chunk in chunks]
-    colours = group_colours(groups)
-    for group in colours:
-        figure.add_bar(
-            x=[1 + index * width + (width - 1) / 2 for index in range(len(shares))],
-            y=[_share_of(group, share, groups) for share in shares],
-            marker={"color": colours[group], "line": {"width": 0}},
-            name=escape(group),
+def metric_by_loss(
+    reached: Sequence[Reached], colours: Mapping[str, str], *, metric: str, place: str
+) -> go.Figure:
+    """Task metric against loss, a dot for each policy and seed.
+
+    Args:
+        reached: What each reached.
+        colours: By policy.
+        metric: Name of the metric.
+        place: What both were measured on.
+    """
+    figure = empty_figure(f"loss on {place} (nats)", metric.lower())
+    for policy in dict.fromkeys(each.policy for each in reached):
+        mine = [each for each in reached if each.policy == policy]
+        figure.add_scatter(
+            x=[drawn(each.loss) for each in mine],
+            y=[drawn(each.metric) for each in mine],
+            mode="markers",
+            marker={"color": colours[policy], "size": 10, "opacity": 0.8},
+            cliponaxis=False,
+            hovertemplate=f"{escape(policy)}<br>%{{y:.1%}} at %{{x:.4f}}<extra></extra>",
         )
-    figure.update_layout(barmode="stack", bargap=0)
-    figure.update_yaxes(range=[0, 1], tickformat=".0%")
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     return figure
 
 
 def costs(arms: Sequence[ArmResult]) -> go.Figure:
     """Compute of each policy by purpose, mean over its seeds, stacked."""
     by_policy = _by_policy(arms)
-    figure = empty_figure("compute (TFLOP)", None, height=150 + 48 * len(by_policy))
+    figure = empty_figure("compute (TFLOP)", None, height=90 + 34 * len(by_policy))
     for purpose, colour in purpose_colours(arms).items():
         figure.add_bar(
             x=[_mean_tflop(group, purpose) for group in by_policy.values()],
-            y=[escape(policy) for policy in by_policy],
+            y=list(range(len(by_policy))),
             orientation="h",
             marker={"color": colour, "line": {"width": 0}},
-            name=escape(purpose),
+            hovertext=[escape(f"{policy}: {purpose.replace('_', ' ')}") for policy in by_policy],
+            hovertemplate="%{hovertext}<br>%{x:.3g} TFLOP<extra></extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.35)
-    figure.update_yaxes(autorange="reversed", automargin=True, type="category")
+    name_rows(figure, list(by_policy))
     return figure
 
 
-def largest_groups(arms: Sequence[ArmResult]) -> tuple[str, ...]:
-    """The groups most picked from over all arms, the most first."""
-    shares = _shares(pick for arm in arms for pick in arm.picks)
-    return tuple(sorted(shares, key=lambda group: (-shares[group], group))[:MAX_GROUPS])
-
-
-def group_colours(groups: Sequence[str]) -> dict[str, str]:
-    """A colour for each group, and the last for all others together."""
-    return {**dict(zip(groups, GROUP_COLOURS, strict=False)), OTHER: GROUP_COLOURS[-1]}
-
-
 def purpose_colours(arms: Sequence[ArmResult]) -> dict[str, str]:
-    """A colour for each purpose that counts, by the order of first appearance."""
-    named = (purpose for arm in arms for purpose in arm.costs)
-    purposes = dict.fromkeys(purpose for purpose in named if purpose != MONITORING)
-    return dict(zip(purposes, cycle(GROUP_COLOURS), strict=False))
+    """A colour for each purpose that something was spent on, by the order of first appearance."""
+    spent = [
+        purpose
+        for arm in arms
+        for purpose, cost in arm.costs.items()
+        if purpose != MONITORING and cost.flops != 0
+    ]
+    return dict(zip(dict.fromkeys(spent), cycle(GROUP_COLOURS), strict=False))
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
@@ -181,34 +164,61 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return [_mean(values[max(0, end - RUNNING_MEAN) : end]) for end in range(1, len(values) + 1)]
 
 
+def _validation(
+    figure: go.Figure,
+    arms: Sequence[ArmResult],
+    colours: Mapping[str, str],
+    places: Callable[[ArmResult], Sequence[float]],
+) -> go.Figure:
+    """Curves of all policies, those without a colour of their own beneath the others."""
+    by_policy = _by_policy(arms)
+    for policy in sorted(by_policy, key=lambda each: colours[each] != PALE):
+        group, colour = by_policy[policy], colours[policy]
+        is_level = group[0].steps == 0
+        x = [_mean(column) for column in _columns([places(arm) for arm in group])]
+        series = [arm.reward_validation_losses for arm in group]
+        columns = _columns([values * len(x) for values in series] if is_level else series)
+        x = x[: len(columns)]
+        if len(series) > 1 and not is_level and colour != PALE:
+            _band(figure, x, columns, colour)
+        means = [_mean(column) for column in columns[: len(x)]]
+        dash, width = ("dash" if is_level else "solid"), (1 if colour == PALE else 2)
+        _line(figure, x, means, colour, name=policy, dash=dash, width=width)
+    return figure
+
+
 def _line(
     figure: go.Figure,
+    places: Sequence[float],
     values: Sequence[float],
     colour: str,
     *,
     name: str | None = None,
-    first: int = 0,
     width: int = 2,
     opacity: float = 1.0,
     dash: str = "solid",
 ) -> None:
+    kept = _thinned(len(values))
     figure.add_scatter(
-        x=list(range(first, first + len(values))),
-        y=[_drawn(value) for value in values],
+        x=[places[at] for at in kept],
+        y=[drawn(values[at]) for at in kept],
         mode="lines" if len(values) > 1 else "markers",
         line={"color": colour, "width": width, "dash": dash},
+        marker={"color": colour},
         opacity=opacity,
         name=None if name is None else escape(name),
         hoverinfo="all" if name is not None else "skip",
     )
 
 
-def _band(figure: go.Figure, columns: Sequence[Sequence[float]], colour: str) -> None:
+def _band(
+    figure: go.Figure, places: Sequence[float], columns: Sequence[Sequence[float]], colour: str
+) -> None:
     finite = [[value for value in column if math.isfinite(value)] for column in columns]
-    steps = [step for step, column in enumerate(finite) if column]
+    kept = [at for at in _thinned(len(finite)) if finite[at]]
     figure.add_scatter(
-        x=steps + steps[::-1],
-        y=[max(finite[step]) for step in steps] + [min(finite[step]) for step in steps[::-1]],
+        x=[places[at] for at in (*kept, *kept[::-1])],
+        y=[*(max(finite[at]) for at in kept), *(min(finite[at]) for at in kept[::-1])],
         mode="lines",
         line={"width": 0},
         fill="toself",
@@ -216,6 +226,12 @@ def _band(figure: go.Figure, columns: Sequence[Sequence[float]], colour: str) ->
         opacity=0.18,
         hoverinfo="skip",
     )
+
+
+def _thinned(length: int) -> list[int]:
+    """Positions of a curve that are drawn."""
+    count = min(length, MOST_POINTS)
+    return [round(place) for place in np.linspace(0, length - 1, count)]
 
 
 def _by_policy(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
@@ -235,26 +251,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _drawn(value: float) -> float | None:
-    """The value, or a gap where there is no place to draw it."""
-    return value if math.isfinite(value) else None
-
-
 def _mean_tflop(arms: Sequence[ArmResult], purpose: str) -> float | None:
     flops = [arm.costs[purpose].flops if purpose in arm.costs else 0.0 for arm in arms]
-    return _drawn(_mean(flops) / 1e12)
-
-
-def _shares(picks: Iterable[Mapping[str, int]]) -> dict[str, float]:
-    counts: dict[str, int] = {}
-    for pick in picks:
-        for group, count in pick.items():
-            counts[group] = counts.get(group, 0) + count
-    whole = sum(counts.values())
-    return {group: count / whole for group, count in counts.items() if whole}
-
-
-def _share_of(group: str, shares: Mapping[str, float], named: Sequence[str]) -> float:
-    if group != OTHER:
-        return shares.get(group, 0.0)
-    return sum(share for name, share in shares.items() if name not in named)
+    return drawn(_mean(flops) / TFLOP)

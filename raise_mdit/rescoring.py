@@ -19,7 +19,7 @@ from raise_mdit.agents.attribution import (
 )
 from raise_mdit.agents.scoring_policy import CandidateScorer
 from raise_mdit.core import KINDS
-from raise_mdit.decisions import Decisions
+from raise_mdit.decisions import Decisions, window_columns
 from raise_mdit.errors import RunError
 from raise_mdit.features import FeatureTable
 
@@ -81,7 +81,7 @@ class Rescorer:
         """The picks of a step."""
         decisions = self._decisions
         mask_W = decisions.windows[at] >= 0
-        candidates_WF = self._candidates(at)
+        candidates_WF = window_columns(self._table, self._decisions, at)
         context_G, picks_k = decisions.context[at], decisions.picks[at].astype(np.int64)
         scores_W = window_scores(
             self._scorer, candidates_WF=candidates_WF, context_G=context_G, mask_W=mask_W
@@ -107,13 +107,6 @@ class Rescorer:
         if group == STAGE:
             return "context"
         return [at for at, name in enumerate(self.column_groups) if name == group]
-
-    def _candidates(self, at: int) -> NDArray[np.float32]:
-        """[W, F]; masked slots hold the pool's first row, as in observations."""
-        decisions = self._decisions
-        values_WF = self._table.values[np.maximum(decisions.windows[at], 0)]
-        availability_W = np.log1p(decisions.selected[at])
-        return np.column_stack([values_WF, decisions.extra[at], availability_W])
 
     def _check_shapes(self) -> None:
         """Files may have been moved from another run."""

@@ -96,6 +96,34 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_description(
+    path: Path, *, form: tuple[str, int], what: str, command: str
+) -> dict[str, Any]:
+    """The file that says what a folder of ours is.
+
+    Args:
+        path: Of the file.
+        form: Name and version of the format that is read.
+        what: What such a folder is called.
+        command: Writes one.
+
+    Raises:
+        RunError: There is none, it is damaged, or it is of another format.
+    """
+    if not path.is_file():
+        raise RunError(
+            f"{path.parent}: no {what} (no {path.name}); give a folder that `{command}` wrote"
+        )
+    fields = read_json(path)
+    found = (fields.get("format"), fields.get("format_version"))
+    if found != form:
+        raise RunError(
+            f"{path}: format {found[0]!r} version {found[1]!r}; this program reads {form[0]!r} "
+            f"{form[1]}"
+        )
+    return fields
+
+
 class MetricsFile:
     """`metrics.jsonl`: one record a line, flushed as it is written."""
 

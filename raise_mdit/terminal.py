@@ -28,6 +28,7 @@ from raise_mdit.comparison import (
     target_names,
 )
 from raise_mdit.core import Cost, Example
+from raise_mdit.effects import ROLES, Effect, Role
 from raise_mdit.pool_inspection import Heading, MixedPosition, MixedView, TextView
 from raise_mdit.pool_report import KindReport
 from raise_mdit.progress import Silent
@@ -40,6 +41,12 @@ PARENT_LENGTH = 400
 """Characters of a parent's prompt or response that are shown of an interpolation."""
 TOKENS_WIDTH = 88
 """Columns in which tokens stand beside each other, and go on below."""
+
+REFERENCES_NOTE = (
+    "A verdict holds over seeds and over held-out items, corrected for the number of policies "
+    "(Holm). Equal tokens, compute: loss on reward-validation when every policy had spent as much "
+    "as the one that spent the least."
+)
 
 _SAFE = {code: "\ufffd" for code in (*range(32), 127, *range(128, 160))}
 """Control characters, which could move the cursor; texts come from anywhere."""
@@ -107,18 +114,18 @@ def progress_for(console: Console) -> Bars | NotesOnly:
 
 
 def results_table(summaries: Sequence[PolicySummary]) -> Table:
-    """One line a policy: loss, difference to the reference, both with 95 % intervals, and cost.
+    """One line a policy: loss, difference to random, both with 95 % intervals, and cost.
 
-    Where the test has several targets, also the loss on each, and what is compared: the mean over
-    targets of loss over that of the untrained model.
+    Where held-out data have several targets, also the loss on each, and what is compared: the mean
+    over targets of loss over that of the untrained model.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column("policy", no_wrap=True)
-    table.add_column("test loss", justify="right", no_wrap=True)
+    table = _table("policy")
+    on = "test" if not summaries or summaries[0].split == "test" else "model-selection"
+    table.add_column(f"{on} loss", justify="right", no_wrap=True)
     targets = target_names(summaries)
     for name in (*targets, "loss / base's") if targets else ():
         table.add_column(name, justify="right", no_wrap=True)
-    metric = next((each.metric for each in summaries if each.test_metric is not None), None)
+    metric = next((each.metric for each in summaries if each.metric_value is not None), None)
     if metric is not None:
         table.add_column(metric.split("_")[0], justify="right")
     for name in ("steps", "tokens", "TFLOP", "min"):
@@ -129,9 +136,9 @@ def results_table(summaries: Sequence[PolicySummary]) -> Table:
         by_target = [_interval(summary.target_losses[target]) for target in targets]
         table.add_row(
             summary.policy,
-            _interval(summary.test_loss),
+            _interval(summary.loss),
             *([*by_target, _interval(summary.loss_ratio)] if targets else []),
-            *([_share(summary.test_metric)] if metric is not None else []),
+            *([_share(summary.metric_value)] if metric is not None else []),
             f"{summary.steps:,.0f}",
             f"{summary.tokens:,.0f}",
             *_compute(summary.compute),
@@ -144,6 +151,52 @@ def results_table(summaries: Sequence[PolicySummary]) -> Table:
     return _uncut(table)
 
 
+def references_table(summaries: Sequence[PolicySummary]) -> Table | None:
+    """One line a policy: against each reference, and on equal budgets of tokens and of compute.
+
+    Returns:
+        None where the first table has said it all.
+    """
+    roles = [role for role in ROLES if any(each.effect(role) is not None for each in summaries)]
+    equal = {
+        "equal tokens": [each.at_equal_tokens for each in summaries],
+        "equal compute": [each.at_equal_compute for each in summaries],
+    }
+    equal = {name: column for name, column in equal.items() if any(column)}
+    if roles in ([], ["random"]) and not equal:
+        return None
+    table = _table("policy")
+    labels = {role: _reference(summaries, role) for role in roles}
+    for role in roles:
+        table.add_column(f"minus {labels[role]}", justify="right", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+    for name in equal:
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, summary in enumerate(summaries):
+        effects = [summary.effect(role) for role in roles]
+        table.add_row(
+            summary.policy,
+            *(cell for effect in effects for cell in _effect(effect)),
+            *(_interval(column[index]) for column in equal.values()),
+        )
+    return _uncut(table)
+
+
+def _table(first: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column(first, no_wrap=True)
+    return table
+
+
+def _reference(summaries: Sequence[PolicySummary], role: Role) -> str:
+    effects = (summary.effect(role) for summary in summaries)
+    return next(effect.reference for effect in effects if effect is not None)
+
+
+def _effect(effect: Effect | None) -> tuple[str, str]:
+    return ("", "") if effect is None else (_interval(effect.difference), effect.verdict)
+
+
 def pool_table(reports: Sequence[KindReport], *, batch_size: int, max_length: int) -> Table:
     """One line a kind of candidates: what one epoch over them takes.
 
@@ -152,8 +205,7 @@ def pool_table(reports: Sequence[KindReport], *, batch_size: int, max_length: in
         batch_size: Rows of the steps.
         max_length: Length limit to which rows are padded.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column("kind", no_wrap=True)
+    table = _table("kind")
     for name in (
         "candidates",
         "examples",
@@ -289,11 +341,13 @@ def _uncut(table: Table) -> Table:
 
 
 def _interval(interval: Interval | None) -> str:
+    """The mean and how far the interval reaches: one number where both ways are alike."""
     if interval is None:
         return ""
-    if interval.high is None:
+    if interval.low is None or interval.high is None:
         return f"{interval.mean:.3f}"
-    return f"{interval.mean:.3f} ±{interval.high - interval.mean:.3f}"
+    up, down = f"{interval.high - interval.mean:.3f}", f"{interval.mean - interval.low:.3f}"
+    return f"{interval.mean:.3f} " + (f"±{up}" if up == down else f"+{up} -{down}")
 
 
 def _share(interval: Interval | None) -> str:

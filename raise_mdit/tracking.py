@@ -6,18 +6,10 @@ absent, offline or down without loss.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
-
-from raise_mdit.config import TaskMetric, WandbConfig
-
-if TYPE_CHECKING:
-    import wandb
-
-log = logging.getLogger(__name__)
+from typing import Protocol
 
 # What the records of a final fine-tuning hold. SB3 owns the group `train`.
 TUNING_STEP = "tuning/step"
@@ -28,6 +20,10 @@ REWARD_VALIDATION_LOSS = "reward/validation_loss"
 REWARD_GAIN = "reward/gain"
 BUDGET_SHARE_SPENT = "budget/share_spent"
 
+PICKS = "picks/"
+"""Begins the names of metrics that count picks of a step by group, such as `picks/mosaic`."""
+ANY_PICKS = f"{PICKS}*"
+
 # What the records of learning episodes hold.
 ROLLOUT_EPISODE = "rollout/episode"
 ROLLOUT_EPISODE_RETURN = "rollout/episode_return"
@@ -36,8 +32,16 @@ ROLLOUT_KEPT_EPISODE = "rollout/kept_episode"
 
 # What the summary of a run holds.
 TEST_LOSS = "test/loss"
+TEST_LOSS_LOW = "test/loss_low"
+TEST_LOSS_HIGH = "test/loss_high"
+MODEL_SELECTION_LOSS = "model_selection/loss"
 TEST_EXACT_MATCH = "test/exact_match"
 TEST_OPTION_LIKELIHOOD = "test/option_likelihood"
+TEST_ANSWER_MATCH = "test/answer_match"
+TEST_OWN_METRIC = "test/own_metric"
+SWEEP_LOSS = "sweep/loss"
+SWEEP_LOSS_LOW = "sweep/loss_low"
+SWEEP_LOSS_HIGH = "sweep/loss_high"
 COST_TOKENS = "cost/tokens"
 COST_FLOPS = "cost/flops"
 COST_SECONDS = "cost/seconds"
@@ -54,15 +58,30 @@ METRICS: Mapping[str, str] = {
     REWARD_GAIN: "reward of the step: fall of that loss as a share of its value before training, "
     "or of the mean of such shares over targets (`reward.balance: targets`)",
     BUDGET_SHARE_SPENT: "part of the budget used so far, from 0 to 1",
+    ANY_PICKS: "picks of the step by group: task or source of originals, kind of what is made; "
+    "only in Weights & Biases, `results.json` has them under `picks`",
     ROLLOUT_EPISODE: "learning episodes so far",
     ROLLOUT_EPISODE_RETURN: "sum of the rewards of a learning episode, as a share",
     ROLLOUT_EPISODE_STEPS: "optimizer steps of a learning episode",
     ROLLOUT_KEPT_EPISODE: "episodes that a policy had learned from when it had the weights that "
     "are kept; 0 is the policy it began as",
     TEST_LOSS: "loss on the sealed test, in nats per scored token",
+    TEST_LOSS_LOW: "lower end of its 95% interval over test items, where the test has one target; "
+    "in Weights & Biases alone",
+    TEST_LOSS_HIGH: "upper end of it",
+    MODEL_SELECTION_LOSS: "loss on model-selection data, where there are such, in nats per scored "
+    "token",
     TEST_EXACT_MATCH: "share of test items answered exactly, from 0 to 1",
     TEST_OPTION_LIKELIHOOD: "share of test items whose right option has the lowest mean loss per "
     "token, from 0 to 1",
+    TEST_ANSWER_MATCH: "share of test items whose generated response has the right answer, from 0 "
+    "to 1",
+    TEST_OWN_METRIC: "mean of a metric of your own over test items",
+    SWEEP_LOSS: "what a sweep minimises, mean over seeds: loss at the end of fine-tuning on "
+    "model-selection data, or without such on reward-validation, in nats; in Weights & Biases "
+    "alone",
+    SWEEP_LOSS_LOW: "lower end of its 95% interval over seeds",
+    SWEEP_LOSS_HIGH: "upper end of it",
     COST_TOKENS: "tokens read for all purposes but monitoring, without padding",
     COST_FLOPS: "floating-point operations for all purposes but monitoring",
     COST_SECONDS: "wall-clock time of all purposes but monitoring, in seconds",
@@ -86,11 +105,12 @@ METRICS: Mapping[str, str] = {
 """Every metric and what it means, with its unit. The group `train` and what stands after
 `time/total_timesteps` are Stable-Baselines3's, in its spelling."""
 
-TASK_METRICS: Mapping[TaskMetric, str] = {
+TASK_METRICS: Mapping[str, str] = {
     "exact_match": TEST_EXACT_MATCH,
     "option_likelihood": TEST_OPTION_LIKELIHOOD,
+    "answer_match": TEST_ANSWER_MATCH,
 }
-"""Under which name each task metric is kept."""
+"""Under which name each task metric of ours is kept; the user's own is :data:`TEST_OWN_METRIC`."""
 
 STEP_AXES: Mapping[str, str] = {
     **{
@@ -102,6 +122,7 @@ STEP_AXES: Mapping[str, str] = {
             REWARD_VALIDATION_LOSS,
             REWARD_GAIN,
             BUDGET_SHARE_SPENT,
+            ANY_PICKS,
         )
     },
     **{name: ROLLOUT_EPISODE for name in (ROLLOUT_EPISODE_RETURN, ROLLOUT_EPISODE_STEPS)},
@@ -112,9 +133,6 @@ STEP_AXES: Mapping[str, str] = {
     },
 }
 """What a metric is drawn against. A record holds its axis beside its metrics."""
-
-INIT_TIMEOUT = 15
-"""Seconds that a server may take to accept a run; W&B would wait 90."""
 
 Value = float | int | str
 
@@ -130,6 +148,8 @@ class TrackedRun:
     seed: int
     config: Mapping[str, object]
     """The resolved experiment as plain JSON."""
+    folder: Path
+    """Where its files are when it finishes."""
 
 
 class Tracker(Protocol):
@@ -144,7 +164,11 @@ class Tracker(Protocol):
         ...
 
     def finish(self, summary: Mapping[str, Value]) -> None:
-        """Set the run's final numbers and close it."""
+        """Set the run's final numbers, take over the files in its folder, and close it."""
+        ...
+
+    def conclude(self) -> None:
+        """Take over what compares all runs; the run directory is complete."""
         ...
 
 
@@ -160,104 +184,5 @@ class NullTracker:
     def finish(self, summary: Mapping[str, Value]) -> None:
         """Do nothing."""
 
-
-class WandbTracker:
-    """Weights & Biases: project = study, group = experiment, one run a policy and seed.
-
-    An online tracker without credentials or server says so once and goes on offline, for this run
-    and those after it; ``wandb sync`` sends them later.
-    """
-
-    def __init__(
-        self,
-        config: WandbConfig,
-        *,
-        experiment: str,
-        directory: Path,
-        versions: Mapping[str, str],
-    ) -> None:
-        self._config = config
-        self._mode: Literal["offline", "online"] = config.mode
-        self._experiment = experiment
-        self._directory = directory
-        self._versions = versions
-        self._run: wandb.Run | None = None
-
-    def start(self, run: TrackedRun) -> None:
-        """Open a run below the directory."""
-        import wandb
-
-        assert self._run is None, "the run before was not finished"
-        self._directory.mkdir(parents=True, exist_ok=True)
-        wandb.setup(settings=wandb.Settings(silent=True))  # also silences the login
-        try:
-            if self._mode == "online":
-                _log_in()
-            self._run = self._open(run)
-        except wandb.Error as fault:
-            if self._mode == "offline":
-                raise
-            self._mode = "offline"
-            reason = str(fault).splitlines()[0].rstrip(".")
-            log.warning("W&B is offline from here on: %s. Send runs later: wandb sync", reason)
-            self._run = self._open(run)
-        for name in METRICS:
-            self._run.define_metric(name, step_metric=STEP_AXES.get(name))
-
-    def log(self, record: Mapping[str, Value]) -> None:
-        """Add a record."""
-        assert self._run is not None, "no run was started"
-        self._run.log(dict(record))
-
-    def finish(self, summary: Mapping[str, Value]) -> None:
-        """Set the run's final numbers and close it."""
-        assert self._run is not None, "no run was started"
-        self._run.summary.update(dict(summary))
-        self._run.finish()
-        self._run = None
-
-    def _open(self, run: TrackedRun) -> wandb.Run:
-        import wandb
-
-        return wandb.init(
-            project=self._config.project,
-            entity=self._config.entity,
-            group=self._experiment,
-            job_type="arm",
-            name=f"{run.policy}/s{run.seed}",
-            config=self._flat_and_nested(run),
-            dir=self._directory,
-            mode=self._mode,
-            reinit="create_new",  # the run is ours; wandb.run stays the caller's
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                init_timeout=INIT_TIMEOUT,
-                disable_git=True,  # the directory is no repository, and code is not ours to send
-                disable_code=True,
-            ),
-        )
-
-    def _flat_and_nested(self, run: TrackedRun) -> dict[str, object]:
-        # Filters and groupings of a workspace see only the top level.
-        return {
-            "experiment_name": self._experiment,
-            "policy_name": run.policy,
-            "policy_kind": run.kind,
-            "seed": run.seed,
-            "experiment": dict(run.config),
-            "versions": dict(self._versions),
-        }
-
-
-def _log_in() -> None:
-    """Check credentials with the server, without ever asking at a terminal.
-
-    Raises:
-        wandb.Error: There is none of either, or they do not fit.
-    """
-    import wandb
-
-    # wandb.init would find out too, but leaves a half-made run behind and asks for a missing key.
-    if not wandb.login(prompt=False, verify=True):
-        raise wandb.Error("no credentials (set WANDB_API_KEY or run `wandb login`)")
+    def conclude(self) -> None:
+        """Do nothing."""

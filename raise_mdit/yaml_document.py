@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
@@ -86,7 +87,9 @@ def parse(text: str) -> Document:
     lines = _LINE_BREAK.split(text)
     yaml = YAML(typ="safe", pure=True)
     try:
-        root = yaml.compose(text)
+        with warnings.catch_warnings():  # YAML lets an anchor be given again; the later one counts
+            warnings.simplefilter("ignore", ReusedAnchorWarning)
+            root = yaml.compose(text)
         builder = _Builder(yaml)
         value = None if root is None else builder.build(root, ())
     except RecursionError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,9 @@ def random_llama() -> Callable[..., Any]:
 def furnish(random_llama: Callable[..., Any], tokenizer: Any) -> Callable[[Path, str], Path]:
     """Puts all that a small experiment needs into a folder, and its text as `small.yaml`.
 
-    The text names the folder as ``{folder}``, which holds the model `model` with random weights and
-    the sources `left.jsonl` and `right.jsonl` of 40 rows of random words.
+    The text, as :func:`helpers.small_experiment.small_experiment` gives it, names the folder as
+    ``{folder}``, which holds the model `model` with random weights and the sources `left.jsonl` and
+    `right.jsonl` of 40 rows of random words.
     """
 
     def make(folder: Path, experiment: str) -> Path:
@@ -109,10 +110,25 @@ def furnish(random_llama: Callable[..., Any], tokenizer: Any) -> Callable[[Path,
         rng = np.random.default_rng(0)
         for name in ("left", "right"):
             (folder / f"{name}.jsonl").write_text(_rows(rng))
-        (folder / "small.yaml").write_text(experiment.format(folder=folder))
+        (folder / "small.yaml").write_text(experiment.replace("{folder}", str(folder)))
         return folder
 
     return make
+
+
+@pytest.fixture(scope="module")
+def furnish_once(
+    tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path, str], Path]
+) -> Iterator[Callable[[str], Path]]:
+    """As `furnish`, a folder for all tests of a file, which has their cache too."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def make(experiment: str) -> Path:
+            folder = furnish(tmp_path_factory.mktemp("small"), experiment)
+            patch.setenv("RAISE_MDIT_CACHE", str(folder / "cache"))
+            return folder
+
+        yield make
 
 
 def _rows(rng: np.random.Generator) -> str:

@@ -160,7 +160,7 @@ def test_an_outside_end_says_where_the_finished_part_is(
 
     shown = capsys.readouterr().err
     assert words in shown
-    assert "Finished arms are in here; resume with --out" in shown
+    assert "Finished arms are in here; resume with raise-mdit run here" in shown
 
 
 def test_our_own_fault_is_not_hidden(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,61 +1,28 @@
-import dataclasses
-import json
+"""How policies compare over their seeds."""
+
+from __future__ import annotations
+
 import math
-from typing import Any, NoReturn
+import re
 
 import pytest
+from helpers.arm_results import arm, arms, held_out, of_items
 
+from raise_mdit.bootstrap import bootstrap_interval
 from raise_mdit.comparison import (
-    ArmResult,
-    arms_from_json,
     compared_losses,
     cost_of_choosing,
+    power_sentences,
+    reference_of,
     summarise,
-    to_json,
-    total,
+    target_names,
 )
 from raise_mdit.core import Cost
-from raise_mdit.errors import RunError
-from raise_mdit.statistics import student_interval
-
-COSTS = {
-    "synthesis": Cost(1, 2, 3.0, 4.0),
-    "policy_training": Cost(10, 20, 30.0, 40.0),
-    "final_training": Cost(100, 200, 300.0, 400.0),
-}
-
-
-def arm(policy: str, seed: int, test_loss: float, **fields: Any) -> ArmResult:
-    default: dict[str, Any] = {
-        "kind": policy,
-        "status": "complete",
-        "metric": None,
-        "test_metric": None,
-        "target_losses": {"test": 1.0},
-        "reward_validation_losses": (2.0, 1.5),
-        "episode_returns": (),
-        "steps": 1,
-        "tokens": 10,
-        "picks": ({"sort": 2, "reverse": 1},),
-        "costs": COSTS,
-    }
-    return ArmResult(policy=policy, seed=seed, test_loss=test_loss, **{**default, **fields})
-
-
-def arms(policy: str, *losses: float, **fields: Any) -> list[ArmResult]:
-    return [arm(policy, seed, loss, **fields) for seed, loss in enumerate(losses)]
+from raise_mdit.results import ArmResult
 
 
 def verdict_against(random: list[ArmResult], other: list[ArmResult]) -> str:
     return summarise([*random, *other])[-1].verdict
-
-
-def test_total_adds_purposes_field_by_field() -> None:
-    assert total(COSTS) == Cost(111, 222, 333.0, 444.0)
-
-
-def test_total_of_nothing_is_free() -> None:
-    assert total({}) == Cost()
 
 
 def test_the_cost_of_choosing_is_a_share_of_a_full_training() -> None:
@@ -73,24 +40,15 @@ def test_summaries_come_in_the_order_of_first_appearance() -> None:
     assert [summary.policy for summary in summarise(given)] == ["ppo", "base", "random"]
 
 
-def test_difference_is_paired_by_seed() -> None:
-    # Seeds differ by far more than policies do: unpaired, nothing could be said.
-    random, ppo = arms("random", 1.0, 5.0, 9.0), arms("ppo", 0.9, 4.9, 8.9)
-    summary = summarise([*random, *reversed(ppo)])[-1]
-    assert summary.difference_to_random is not None
-    assert summary.difference_to_random.mean == pytest.approx(-0.1)
-    assert summary.verdict == "better"
-
-
 def test_difference_leaves_out_seeds_that_random_lacks() -> None:
     summary = summarise([*arms("random", 1.0, 2.0), *arms("ppo", 0.5, 1.4, 100.0)])[-1]
-    assert summary.difference_to_random == student_interval([0.5 - 1.0, 1.4 - 2.0])
-    assert summary.num_seeds == summary.test_loss.num_samples == 3
+    assert summary.difference_to_random == bootstrap_interval([0.5 - 1.0, 1.4 - 2.0])
+    assert summary.num_seeds == summary.loss.num_samples == 3
 
 
 def test_base_is_paired_with_each_seed_of_random() -> None:
     summary = summarise([*arms("base", 3.0, 3.0, 3.0), *arms("random", 1.0, 1.1, 1.2)])[0]
-    assert summary.difference_to_random == student_interval([3.0 - 1.0, 3.0 - 1.1, 3.0 - 1.2])
+    assert summary.difference_to_random == bootstrap_interval([3.0 - 1.0, 3.0 - 1.1, 3.0 - 1.2])
     assert summary.verdict == "worse"
 
 
@@ -130,11 +88,11 @@ def test_loss_that_is_not_finite_is_inconclusive() -> None:
 
 def test_exact_match_is_summarised_where_every_seed_has_it() -> None:
     with_match = [
-        arm("random", seed, 1.0, metric="exact_match", test_metric=0.5 + seed / 64)
+        arm("random", seed, 1.0, metric="exact_match", metric_value=0.5 + seed / 64)
         for seed in range(3)
     ]
-    assert summarise(with_match)[0].test_metric == student_interval([0.5, 0.515625, 0.53125])
-    assert summarise([*with_match, arm("random", 3, 1.0)])[0].test_metric is None
+    assert summarise(with_match)[0].metric_value == bootstrap_interval([0.5, 0.515625, 0.53125])
+    assert summarise([*with_match, arm("random", 3, 1.0)])[0].metric_value is None
 
 
 def test_means_over_seeds() -> None:
@@ -147,75 +105,13 @@ def test_means_over_seeds() -> None:
     assert summary.compute == Cost(2, 3, 4.5, 4.5)
 
 
-def test_arms_return_from_json_as_they_were() -> None:
-    given = [
-        arm(
-            "random",
-            0,
-            0.1 + 0.2,
-            metric="exact_match",
-            test_metric=1 / 3,
-            episode_returns=(1e-300, math.pi),
-        ),
-        arm("ppo", 1, 2.0, status="non_finite_loss", reward_validation_losses=(1.0, math.inf)),
-        arm("<b>ü", 2, -math.inf, costs={"features": Cost(1, 1, math.inf, 0.1)}, picks=()),
-    ]
-    assert arms_from_json(to_json(given, summarise(given))) == tuple(given)
-
-
-def test_nan_returns_from_json() -> None:
-    given = arm("ppo", 0, math.nan)
-    (returned,) = arms_from_json(to_json([given], summarise([given])))
-    assert math.isnan(returned.test_loss)
-    assert dataclasses.replace(returned, test_loss=1.0) == dataclasses.replace(given, test_loss=1.0)
-
-
-def test_json_is_strict() -> None:
-    def refuse(literal: str) -> NoReturn:
-        raise AssertionError(f"{literal} is not JSON")
-
-    given = [arm("random", 0, 1.0), arm("ppo", 0, math.nan), arm("ppo", 1, math.inf)]
-    document = json.loads(to_json(given, summarise(given)), parse_constant=refuse)
-    assert document["arms"][1]["test_loss"] == "nan"
-    assert document["summaries"][0]["test_loss"]["low"] is None
-    assert document["arms"][0]["costs"]["synthesis"] == {
-        "tokens": 1,
-        "padded_tokens": 2,
-        "flops": 3.0,
-        "seconds": 4.0,
-    }
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"format": 1, "arms": []}',
-        '{"format": 0}',
-        '{"format": 2}',
-        '{"format": 2, "arms": [{}]}',
-    ],
-)
-def test_other_text_is_the_users_error(text: str) -> None:
-    with pytest.raises(RunError, match="results"):
-        arms_from_json(text)
-
-
-def test_what_only_draws_curves_is_no_cost_of_a_policy() -> None:
-    costs = {"final_training": Cost(3, 4, 5.0, 6.0), "monitoring": Cost(30, 40, 50.0, 60.0)}
-
-    assert total(costs) == Cost(3, 4, 5.0, 6.0)
-
-
 def test_a_share_has_an_interval_within_its_limits() -> None:
     arms = [
-        arm("ppo", seed, 1.0, metric="exact_match", test_metric=share)
+        arm("ppo", seed, 1.0, metric="exact_match", metric_value=share)
         for seed, share in ((0, 0.0), (1, 0.9))
     ]
 
-    interval = summarise(arms)[0].test_metric
+    interval = summarise(arms)[0].metric_value
 
     assert interval is not None
     assert (interval.low, interval.high) == (0.0, 1.0)
@@ -249,28 +145,219 @@ def test_several_targets_are_compared_by_their_mean_share_of_the_base_models_los
 def test_the_verdict_over_several_targets_follows_what_is_compared() -> None:
     base, random, ppo = summarise([*BASE, *RANDOM, *PPO])
 
-    assert ppo.difference_to_random == student_interval([-0.125, -0.125, -0.125])
+    assert ppo.difference_to_random == bootstrap_interval([-0.125, -0.125, -0.125])
     assert (ppo.verdict, base.verdict) == ("better", "worse")
-    assert ppo.compared == ppo.loss_ratio != ppo.test_loss
-    assert base.loss_ratio == student_interval([1.0, 1.0, 1.0])
-    assert random.target_losses["short"] == student_interval([2.0, 2.2, 1.8])
+    assert ppo.compared == ppo.loss_ratio != ppo.loss
+    assert base.loss_ratio == bootstrap_interval([1.0, 1.0, 1.0])
+    assert random.target_losses["short"] == bootstrap_interval([2.0, 2.2, 1.8])
 
 
 def test_without_base_several_targets_are_not_compared() -> None:
     _, ppo = summarise([*RANDOM, *PPO])
 
     assert (ppo.compared, ppo.difference_to_random, ppo.verdict) == (None, None, "inconclusive")
-    assert ppo.target_losses["long"] == student_interval([1.0, 1.1, 0.9])
+    assert ppo.target_losses["long"] == bootstrap_interval([1.0, 1.1, 0.9])
 
 
 def test_one_target_is_compared_by_its_loss() -> None:
     (summary,) = summarise(arms("random", 1.0, 2.0, target_losses={"only": 7.0}))
 
-    assert summary.compared == summary.test_loss == student_interval([1.0, 2.0])
+    assert summary.compared == summary.loss == bootstrap_interval([1.0, 2.0])
     assert summary.loss_ratio is None
 
 
-def test_losses_of_targets_return_from_json_as_they_were() -> None:
-    given = [*PPO, arm("lost", 0, math.inf, target_losses={"short": math.inf, "long": 1 / 3})]
+# What is compared: the test once all arms have opened it, and equal budgets besides.
 
-    assert arms_from_json(to_json(given, summarise(given))) == tuple(given)
+
+def unopened(policy: str, *losses: float) -> list[ArmResult]:
+    """Arms whose test is still sealed."""
+    return [
+        arm(policy, seed, 0.0, test=None, model_selection=held_out(loss))
+        for seed, loss in enumerate(losses)
+    ]
+
+
+def test_before_the_test_is_opened_policies_are_compared_on_model_selection_data() -> None:
+    random, ppo = summarise([*unopened("random", 2.0, 2.1), *unopened("ppo", 1.0, 1.2)])
+
+    assert (random.split, ppo.split) == ("model_selection", "model_selection")
+    assert ppo.loss == bootstrap_interval([1.0, 1.2])
+    assert ppo.difference_to_random == bootstrap_interval([1.0 - 2.0, 1.2 - 2.1])
+
+
+def test_one_sealed_test_keeps_all_arms_from_being_compared_on_it() -> None:
+    tested = [arm("random", seed, 9.0, model_selection=held_out(2.0)) for seed in (0, 1)]
+
+    summaries = summarise([*tested, *unopened("ppo", 1.0, 1.2)])
+
+    assert [each.loss.mean for each in summaries] == pytest.approx([2.0, 1.1])
+
+
+def test_without_any_held_out_data_there_is_nothing_to_compare() -> None:
+    assert summarise(arms("random", 1.0, 2.0, test=None)) == ()
+    assert summarise([]) == ()
+
+
+def test_effects_stand_against_every_reference_that_the_run_has() -> None:
+    given = [
+        *arms("base", 4.0, 4.0),
+        *arms("random", 2.0, 2.1),
+        *arms("longest", 1.9, 2.2),
+        *arms("full", 1.5, 1.7),
+        *arms("ppo", 1.0, 1.2),
+    ]
+
+    summaries = {each.policy: each for each in summarise(given)}
+
+    against = {policy: [e.against for e in each.effects] for policy, each in summaries.items()}
+    assert against == {
+        "base": ["random", "full", "best_static"],
+        "random": ["base", "full", "best_static"],
+        "longest": ["random", "base", "full"],
+        "full": ["random", "base", "best_static"],
+        "ppo": ["random", "base", "full", "best_static"],
+    }
+    effect = summaries["ppo"].effect("full")
+    assert effect is not None
+    assert effect.difference == bootstrap_interval([1.0 - 1.5, 1.2 - 1.7])
+    assert summaries["ppo"].effect("random") == summaries["ppo"].effects[0]
+    assert summaries["random"].effect("random") is None
+
+
+def test_the_verdict_is_that_against_random_after_all_policies_are_counted() -> None:
+    random, ppo = arms("random", *[1.0] * 5), arms("ppo", 0.5, 0.1, 0.7, -0.1, 0.8)
+    noise = [arms(f"policy {at}", 1.5, 0.6, 1.1, 0.9, 0.8 + at / 9) for at in range(7)]
+
+    assert summarise([*random, *ppo])[1].verdict == "better"
+    assert summarise([*random, *ppo, *(each for few in noise for each in few)])[1].verdict == (
+        "inconclusive"
+    )
+
+
+def test_losses_at_equal_budgets_are_over_seeds() -> None:
+    curves: dict[str, list[tuple[float, ...]]] = {
+        "random": [(4.0, 3.0, 2.0), (4.0, 3.2, 2.4)],
+        "ppo": [(4.0, 2.0), (4.0, 2.5)],
+    }
+    given = [
+        arm(
+            policy,
+            seed,
+            1.0,
+            steps=len(losses) - 1,
+            reward_validation_losses=losses,
+            step_tokens=tuple(10 * step for step in range(len(losses))),
+            step_flops=tuple(40.0 * (policy == "ppo") + 20 * step for step in range(len(losses))),
+        )
+        for policy, of_seeds in curves.items()
+        for seed, losses in enumerate(of_seeds)
+    ]
+
+    random, ppo = summarise(given)
+
+    assert random.at_equal_tokens == bootstrap_interval([3.0, 3.2])
+    assert ppo.at_equal_tokens == bootstrap_interval([2.0, 2.5])
+    assert random.at_equal_compute == bootstrap_interval([2.0, 2.4])
+    assert ppo.at_equal_compute == bootstrap_interval([4.0, 4.0])
+
+
+def test_without_curves_there_are_no_equal_budgets() -> None:
+    (summary,) = summarise(arms("random", 1.0, 2.0))
+
+    assert (summary.at_equal_tokens, summary.at_equal_compute) == (None, None)
+
+
+def test_the_reference_has_the_name_of_the_first_random_policy() -> None:
+    named = summarise([*arms("ppo", 1.0), *arms("mine", 1.0, kind="random")])
+
+    assert reference_of(named) == "mine"
+    assert reference_of(summarise(arms("ppo", 1.0))) == "random"
+
+
+def test_targets_are_named_where_there_are_several() -> None:
+    assert target_names(BASE) == target_names(summarise(BASE)) == ("short", "long")
+    assert target_names(arms("base", 1.0)) == target_names(summarise(arms("base", 1.0))) == ()
+    sealed = [arm("base", 0, 1.0, test=None), arm("base", 1, 1.0, test=None)]
+    assert target_names(sealed) == ()
+
+
+# What would settle an open comparison, in words.
+
+
+HOPELESS = (
+    "Open against random, and no number of seeds or items within reason would settle it, as "
+    "difference and spread are: ppo."
+)
+
+
+def sentences(random: list[ArmResult], ppo: list[ArmResult]) -> tuple[str, ...]:
+    return power_sentences(summarise([*random, *ppo]))
+
+
+def test_an_open_comparison_says_how_many_seeds_would_settle_it() -> None:
+    random, ppo = arms("random", 1.0, 1.0, 1.0), arms("ppo", 0.5, 1.1, 0.8)
+    effect = summarise([*random, *ppo])[1].effects[0]
+    assert effect.more_seeds is not None
+
+    assert sentences(random, ppo) == (
+        "Open against random, and what would settle it, were difference and spread as they are: "
+        f"ppo {effect.more_seeds} more seeds. Add seeds with raise-mdit run RUN_DIR "
+        "--more-seeds N.",
+    )
+
+
+def on_items(policy: str, *by_seed: list[float]) -> list[ArmResult]:
+    """Arms whose test has these items, of one token each."""
+    tests = [of_items(losses, [1] * len(losses)) for losses in by_seed]
+    return [arm(policy, seed, test.loss, test=test) for seed, test in enumerate(tests)]
+
+
+def test_an_open_comparison_says_how_many_items_would_settle_it() -> None:
+    random, ppo = (
+        on_items("random", *[[1.0, 1.0, 1.0]] * 2),
+        on_items("ppo", *[[0.1, 1.2, 0.9]] * 2),
+    )
+
+    (sentence,) = sentences(random, ppo)
+
+    assert re.search(r"they are: ppo \d+ more held-out items\.$", sentence)
+
+
+def test_seeds_and_items_may_both_be_lacking() -> None:
+    random = on_items("random", *[[1.0, 1.0, 1.0]] * 2)
+    ppo = on_items("ppo", [0.1, 1.2, 0.9], [0.5, 1.2, 1.0])
+
+    (sentence,) = sentences(random, ppo)
+
+    assert re.search(r"ppo \d+ more seeds and \d+ more held-out items\. Add", sentence)
+
+
+@pytest.mark.parametrize("losses", [(0.0, 2.0, 1.001), (1.0, 1.0, 1.0)])
+def test_a_hopeless_comparison_says_so(losses: tuple[float, ...]) -> None:
+    (sentence,) = sentences(arms("random", 1.0, 1.0, 1.0), arms("ppo", *losses))
+
+    assert sentence == HOPELESS
+
+
+def test_items_that_never_settle_it_make_it_hopeless_though_seeds_agree() -> None:
+    near = [0.0, 2.0] * 20 + [0.9999]
+    random, ppo = on_items("random", *[[1.0] * 41] * 2), on_items("ppo", near, near)
+
+    (sentence,) = sentences(random, ppo)
+
+    assert sentence == HOPELESS
+
+
+def test_open_comparisons_that_can_be_settled_stand_apart_from_those_that_cannot() -> None:
+    random, ppo = arms("random", 1.0, 1.0, 1.0), arms("ppo", 0.5, 1.1, 0.8)
+    lost, best = arms("lost", 0.0, 2.0, 1.001), arms("best", 0.2, 0.21, 0.19)
+
+    first, second = power_sentences(summarise([*random, *ppo, *lost, *best]))
+
+    assert re.search(r"they are: ppo \d+ more seeds\. Add", first)
+    assert second == HOPELESS.replace("ppo", "lost")
+
+
+@pytest.mark.parametrize("losses", [(0.5, 0.51, 0.49), (0.5,), (0.5, math.nan)])
+def test_what_is_settled_or_cannot_be_told_has_no_sentence(losses: tuple[float, ...]) -> None:
+    assert sentences(arms("random", 1.0, 1.0, 1.0), arms("ppo", *losses)) == ()

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from gymnasium.spaces import Dict
+from helpers.arm_results import opened
+from helpers.small_experiment import small_experiment
 from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
 from raise_mdit import cli, experiment
 from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.arms import run_arm
-from raise_mdit.comparison import ArmResult, arms_from_json
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import KINDS, Cost
 from raise_mdit.errors import DataError, ModelError, RunError
@@ -32,11 +33,14 @@ from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
 from raise_mdit.learners.forward import LayeredForward
 from raise_mdit.learners.stacked import StackedCausalLmLearners
 from raise_mdit.ledger import Ledger
+from raise_mdit.openings import Seal
 from raise_mdit.policy_config import NearestToTargetConfig, PpoConfig, RankedSection
 from raise_mdit.pool_rankings import rank_pool
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
 from raise_mdit.recording import Recorder
+from raise_mdit.results import ArmResult, arms_from_json
+from raise_mdit.run_directory import read_config
 from raise_mdit.runs import MetricsFile
 from raise_mdit.schedule import order_digest, read_schedule
 from raise_mdit.tracking import NullTracker
@@ -44,34 +48,28 @@ from raise_mdit.tracking import NullTracker
 # peft reads an attribute that transformers is about to rename; SB3 advises on rollout sizes.
 pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
 
-YAML = """
-name: small
-seeds: [0, 1]
-model: {{name: {folder}/model, max_length: 48}}
-data:
-  root: {folder}
-  sources:
-    - {{name: left, kind: dataset, file: left.jsonl}}
-    - {{name: right, kind: dataset, file: right.jsonl}}
-  pool: [{{source: left, rows: 20}}, {{source: right, rows: 20}}]
-  reward_validation: [{{source: left, rows: 6}}]
-  model_selection: [{{source: left, rows: 4}}]
-  test: [{{source: left, rows: 8}}]
-pools:
-  mosaic: {{max_instructions: 3}}
-  mdit: {{tasks: source, ratio: 0.5, clusters: 2}}
-features: {{semantic_size: 4, clusters: 2}}
-learner: {{trainable: {{kind: top_layers, layers: 2}}, learning_rate: 1.0e-2}}
-environment: {{window: 12, batch_size: 4, budget: {{steps: 3}}}}
-policies:
-  - {{kind: base}}
-  - {{kind: random}}
-  - {{kind: full}}
-  - {{kind: longest}}
-  - {{kind: nearest_to_target}}
-  - {{kind: ppo, episodes: 4, episodes_per_update: 2}}
-evaluation: {{task_metric: exact_match}}
-"""
+YAML = small_experiment(
+    """
+    pools:
+      mosaic: {max_instructions: 3}
+      mdit: {tasks: source, ratio: 0.5, clusters: 2}
+    features: {semantic_size: 4, clusters: 2}
+    learner: {trainable: {kind: top_layers, layers: 2}, learning_rate: 1.0e-2}
+    environment: {window: 12, batch_size: 4, budget: {steps: 3}}
+    policies:
+      - {kind: base}
+      - {kind: random}
+      - {kind: full}
+      - {kind: longest}
+      - {kind: nearest_to_target}
+      - {kind: ppo, episodes: 4, episodes_per_update: 2}
+    evaluation: {task_metric: exact_match}
+    """,
+    seeds=(0, 1),
+    reward_validation={"left": 6},
+    model_selection={"left": 4},
+    test={"left": 8},
+)
 
 PPO = "{kind: ppo, episodes: 4, episodes_per_update: 2}"
 PAIR = "{kind: ppo, name: pair, episodes: 4, episodes_per_update: 2, parallel_episodes: 2}"
@@ -126,7 +124,13 @@ def arm_of(prepared: Preparation, label: str, tmp_path: Path) -> ArmResult:
     with closing(MetricsFile(tmp_path / "metrics.jsonl")) as metrics:
         recorder = Recorder(metrics, NullTracker())
         return run_arm(
-            prepared, policy, 0, recorder=recorder, progress=Silent(), directory=tmp_path
+            prepared,
+            policy,
+            0,
+            recorder=recorder,
+            progress=Silent(),
+            directory=tmp_path,
+            seal=Seal(tmp_path, prepared.test.items, by="run"),
         ).result
 
 
@@ -241,6 +245,7 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
         "results.json",
         "schedule.jsonl",
         "schedule.manifest.json",
+        "sealed_test.json",
         "versions.json",
     }
     assert (finished / "arms" / "ppo-s1" / "policy.safetensors").stat().st_size > 0
@@ -250,10 +255,10 @@ def test_every_policy_does_what_its_name_says(finished: Path) -> None:
     arms = arms_of(finished)
 
     assert arms["base", 0].steps == 0
-    assert arms["base", 0].test_loss == arms["base", 1].test_loss
+    assert opened(arms["base", 0]).loss == opened(arms["base", 1]).loss
     assert arms["full", 0].steps == 10  # 40 originals in batches of 4
     assert {arms[p, 0].steps for p in ("random", "longest", "nearest_to_target", "ppo")} == {3}
-    assert arms["random", 0].test_loss != arms["random", 1].test_loss
+    assert opened(arms["random", 0]).loss != opened(arms["random", 1]).loss
     assert arms["longest", 0].picks == arms["longest", 1].picks
     assert [len(arms["ppo", seed].episode_returns) for seed in (0, 1)] == [4, 4]
     assert sum(arms["full", 0].picks[0].values()) == 4
@@ -272,14 +277,17 @@ def test_policies_without_repetition_never_repeat(finished: Path) -> None:
         assert len(set(ids)) == len(ids) == 12
 
 
-def test_costs_are_charged_to_whom_they_belong(finished: Path) -> None:
+def test_costs_are_charged_to_whom_they_belong(finished: Path, folder: Path) -> None:
+    selection = prepared_from(folder, FEW).model_selection
     costs = {policy: arm.costs for (policy, seed), arm in arms_of(finished).items() if seed == 0}
 
     assert set(costs["ppo"]) == PURPOSES
     assert costs["base"]["features"].flops == costs["base"]["final_training"].flops == 0
     assert costs["random"]["policy_training"].flops == 0
-    assert costs["random"]["reward_evaluation"].flops == costs["ppo"]["monitoring"].flops == 0
-    assert costs["random"]["monitoring"].flops > 0
+    assert costs["random"]["reward_evaluation"].flops == 0
+    assert selection is not None
+    assert costs["ppo"]["monitoring"].tokens == sum(item.num_tokens for item in selection.items)
+    assert costs["random"]["monitoring"].tokens > costs["ppo"]["monitoring"].tokens
     assert costs["random"]["features"] == costs["ppo"]["features"]  # MDIT needs embeddings
     assert 0 < costs["ppo"]["features"].tokens < costs["nearest_to_target"]["features"].tokens
     assert costs["ppo"]["policy_training"].tokens > 3 * costs["ppo"]["final_training"].tokens
@@ -343,7 +351,8 @@ def test_two_seeds_differ(finished: Path) -> None:
 
 def test_the_sealed_test_is_read_once_by_each_arm(finished_once: Once) -> None:
     assert finished_once.evaluated.count(8) == 12  # test rows; six policies, two seeds
-    assert set(finished_once.evaluated) == {6, 8}
+    assert finished_once.evaluated.count(4) == 12  # model-selection rows
+    assert set(finished_once.evaluated) == {4, 6, 8}
 
 
 @pytest.mark.parametrize(
@@ -382,8 +391,8 @@ def test_a_run_killed_within_an_arm_resumes_to_the_same_result(
     run(folder, "stopped", *overrides)
 
     assert metrics_of(folder / "stopped") == metrics_of(expected)
-    assert {k: v.test_loss for k, v in arms_of(folder / "stopped").items()} == {
-        k: v.test_loss for k, v in arms_of(expected).items()
+    assert {k: opened(v).loss for k, v in arms_of(folder / "stopped").items()} == {
+        k: opened(v).loss for k, v in arms_of(expected).items()
     }
 
 
@@ -466,7 +475,7 @@ def test_other_trainable_parts_run_from_start_to_end(folder: Path, kind: str) ->
     directory = run(folder, "run", "seeds=[0]", f"learner.trainable={{kind: {kind}}}", policies)
 
     arms = arms_of(directory)
-    assert arms["full", 0].test_loss < arms["base", 0].test_loss
+    assert opened(arms["full", 0]).loss < opened(arms["base", 0]).loss
 
 
 def test_policies_that_look_at_nothing_need_no_features(folder: Path) -> None:
@@ -620,7 +629,7 @@ def test_two_processes_run_side_by_side(side_by_side: SideBySide) -> None:
 def test_another_model_describes_the_pool_from_the_command_line(side_by_side: SideBySide) -> None:
     folder, there, _ = side_by_side
 
-    described, learned = experiment.read_config(there), arms_of(there)["ppo", 0]
+    described, learned = read_config(there), arms_of(there)["ppo", 0]
 
     assert described.features.auxiliary_model == f"{folder}/other"
     knowledge = prepare(described, cache=folder / "cache", progress=Silent()).knowledge
@@ -648,7 +657,10 @@ def test_every_evaluation_is_of_the_chosen_items_but_for_noise_and_test(shortene
 
 
 def test_rewards_are_charged_for_what_is_measured(shortened: Once, folder: Path) -> None:
-    tokens = sum(item.num_tokens for item in prepared_from(folder, *SHORTCUTS).reward_items)
+    prepared = prepared_from(folder, *SHORTCUTS)
+    tokens = sum(item.num_tokens for item in prepared.reward_items)
+    assert prepared.model_selection is not None
+    selection = sum(item.num_tokens for item in prepared.model_selection.items)
     # Each environment measures the base model once; of three steps, the second and the last.
     learning, control, final = 1 + 4 * 2, 1 + 2 * 2, 1 + 2
 
@@ -656,7 +668,7 @@ def test_rewards_are_charged_for_what_is_measured(shortened: Once, folder: Path)
         if policy in ("ppo", "pair"):
             assert arm.costs["reward_evaluation"].tokens == tokens * (learning + control + final)
         if policy == "random":
-            assert arm.costs["monitoring"].tokens == tokens * (1 + 3)
+            assert arm.costs["monitoring"].tokens == tokens * (1 + 3) + selection
 
 
 def test_a_policy_fine_tunes_with_rewards_as_it_learned_from(shortened: Once) -> None:
@@ -676,7 +688,8 @@ def test_only_who_learns_pays_for_the_rehearsal(shortened: Once) -> None:
         assert costs["ppo"][purpose].flops > 0
         assert costs["base"][purpose].flops == costs["random"][purpose].flops == 0
     assert costs["ppo"]["proxy_check"] == costs["pair"]["proxy_check"]
-    assert costs["ppo"]["monitoring"] == costs["pair"]["monitoring"]
+    spent = [costs[policy]["monitoring"] for policy in ("ppo", "pair")]
+    assert len({(cost.tokens, cost.padded_tokens, cost.flops) for cost in spent}) == 1
     assert costs["ppo"]["monitoring"].flops > 0
 
 
@@ -687,7 +700,7 @@ def test_policies_that_do_not_learn_are_as_without_shortcuts(
 
     for arm in (("base", 0), ("random", 0), ("random", 1)):
         # Stored states round with the rows that they were computed with.
-        assert ours[arm].test_loss == pytest.approx(theirs[arm].test_loss, rel=1e-5)
+        assert opened(ours[arm]).loss == pytest.approx(opened(theirs[arm]).loss, rel=1e-5)
         assert ours[arm].picks == theirs[arm].picks
 
 
@@ -697,8 +710,8 @@ def test_episodes_that_step_together_teach_as_many_lessons(shortened: Once) -> N
     for seed in (0, 1):
         pair, alone = arms["pair", seed], arms["ppo", seed]
         assert len(pair.episode_returns) == len(alone.episode_returns) == 4
-        assert pair.test_loss < arms["base", seed].test_loss
-        assert pair.test_loss == pytest.approx(alone.test_loss, rel=0.05)
+        assert opened(pair).loss < opened(arms["base", seed]).loss
+        assert opened(pair).loss == pytest.approx(opened(alone).loss, rel=0.05)
         mean_returns = [np.mean(arm.episode_returns) for arm in (pair, alone)]
         assert mean_returns[0] == pytest.approx(mean_returns[1], rel=0.5)
 

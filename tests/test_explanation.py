@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers.arm_results import arm as arm_result
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from raise_mdit import cli
 from raise_mdit.agents.scoring_policy import SetScoringPolicy
 from raise_mdit.candidates import Candidate, Custom, Mdit, Original, Recipe, make_example
-from raise_mdit.comparison import ArmResult, to_json
 from raise_mdit.config import ExperimentConfig
-from raise_mdit.core import KINDS, Cost, Message, Observation
+from raise_mdit.core import KINDS, Message, Observation
 from raise_mdit.decisions import DecisionLog, read_decisions, write_decisions, write_features
 from raise_mdit.envs.observation import DistinctSlots, Picks, Stage, observation_space, observe
 from raise_mdit.errors import RunError
@@ -30,6 +30,7 @@ from raise_mdit.explanation_page import headline, picks_by_step, waterfall, writ
 from raise_mdit.features import FeatureTable
 from raise_mdit.pool import Pool
 from raise_mdit.progress import Silent
+from raise_mdit.results import ArmResult, to_json
 from raise_mdit.runs import write_text
 from raise_mdit.schedule import Pick, write_schedule
 
@@ -135,21 +136,13 @@ def fine_tune(pool: Pool, table: FeatureTable, policy: SetScoringPolicy, seed: i
 
 
 def result(policy: str, seed: int) -> ArmResult:
-    return ArmResult(
-        policy=policy,
+    return arm_result(
+        policy,
+        seed,
+        1.0,
         kind="random" if policy == "random" else "ppo",
-        seed=seed,
-        status="complete",
-        test_loss=1.0,
-        metric=None,
-        test_metric=None,
-        target_losses={"toy": 1.0},
-        reward_validation_losses=(2.0, 1.0),
-        episode_returns=(),
         steps=NUM_STEPS,
-        tokens=90,
         picks=({"play": 2},) * NUM_STEPS,
-        costs={"final_training": Cost(10)},
     )
 
 

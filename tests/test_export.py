@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from raise_mdit import tracking
 from raise_mdit.candidates import Candidate, Mdit, Original, Recipe, make_example
-from raise_mdit.comparison import ArmResult, summarise, to_json
+from raise_mdit.comparison import summarise
+from raise_mdit.config import ExperimentConfig, LearnerConfig
 from raise_mdit.core import Cost, Example, Message
 from raise_mdit.errors import RunError
+from raise_mdit.experiment_file import resolved_yaml
 from raise_mdit.export import export_schedule
 from raise_mdit.pool import Pool
-from raise_mdit.runs import write_text
-from raise_mdit.schedule import Pick, order_digest, write_schedule
+from raise_mdit.results import ArmResult, HeldOut, to_json
+from raise_mdit.runs import write_json, write_text
+from raise_mdit.schedule import Pick, order_digest, read_schedule, write_schedule
+from raise_mdit.schedules.bundle import ScheduledStep, read_bundle, read_manifest, write_lines
+from raise_mdit.schedules.verification import verify
 
 SUFFIXED = ("e.csv", "deep/e.jsonl", "e.parquet", "e.Z")
 
-RECIPE: dict[str, object] = {"batch_size": 2, "max_length": 64, "model": "some/model"}
+RECIPE: dict[str, object] = {
+    "batch_size": 2,
+    "learner": LearnerConfig().model_dump(mode="json"),
+    "max_length": 64,
+    "model": "some/model",
+    "model_digest": "abc",
+    "system_prompt": None,
+}
+TEMPLATE = "{{ messages }}"
+EXPERIMENT = {
+    "name": "to-export",
+    "seeds": (0, 1, 3),
+    "data": {
+        "sources": ({"name": "toy", "kind": "playground"},),
+        "pool": ({"source": "toy"},),
+        "reward_validation": ({"source": "toy"},),
+        "test": ({"source": "toy"},),
+        "seed": 5,
+    },
+    "learner": {"learning_rate": 0.5, "schedule": "linear"},
+    "environment": {"budget": {"steps": 2}},
+    "policies": ({"kind": "random"}, {"kind": "ppo"}, {"kind": "ppo", "name": "other"}),
+}
 
 
 def example(text: str) -> Example:
@@ -32,10 +62,7 @@ def arm(policy: str, seed: int, loss: float, *, returns: tuple[float, ...] = ())
         kind=policy,
         seed=seed,
         status="complete",
-        test_loss=loss,
-        metric=None,
-        test_metric=None,
-        target_losses={"toy": loss},
+        test=HeldOut(loss=loss, target_losses={"toy": loss}),
         reward_validation_losses=(2.0, loss),
         episode_returns=returns,
         steps=2,
@@ -62,6 +89,7 @@ def run(tmp_path: Path) -> Path:
         arm("ppo", 3, 1.4, returns=(0.1,)),
         arm("other", 1, 1.6, returns=(0.2,)),
     ]
+    records: list[dict[str, object]] = []
     for each in arms:
         folder = directory / "arms" / f"{each.policy}-s{each.seed}"
         folder.mkdir(parents=True)
@@ -72,52 +100,147 @@ def run(tmp_path: Path) -> Path:
             for place, row in enumerate([2, 0, 3, 2])
         ]
         write_schedule(folder, picks, RECIPE)
+        records += [
+            {
+                "policy": each.policy,
+                "seed": each.seed,
+                tracking.TUNING_STEP: step,
+                tracking.TUNING_LOSS: 3.0 - step,
+                tracking.TUNING_TOKENS: 8 * step,
+                tracking.BUDGET_SHARE_SPENT: step / 2,
+            }
+            for step in (1, 2)
+        ]
+        records.append({"policy": each.policy, "seed": each.seed, tracking.TEST_LOSS: 1.0})
     write_schedule(directory, [], RECIPE)
     Pool.of(candidates).write(directory / "pool.parquet")
     rows = [
         {"id": each.id, "source": "toy", "messages": [list(turn) for turn in each.messages]}
         for each in examples
     ]
-    write_text(directory / "examples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(directory / "examples.jsonl", rows)
+    write_lines(directory / "metrics.jsonl", records)
     write_text(directory / "results.json", to_json(arms, summarise(arms)))
+    config = ExperimentConfig.model_validate(EXPERIMENT)
+    write_text(directory / "config.yaml", resolved_yaml(config))
+    write_json(directory / "versions.json", {"torch": "1"})
+    write_json(directory / "preparation.json", {"chat_template": TEMPLATE, "precision": "float32"})
     return directory
 
 
-def lines(path: Path) -> list[dict[str, object]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _turns(text: str) -> list[dict[str, str]]:
+    return [turn._asdict() for turn in example(text).messages]
 
 
 def test_rows_stand_in_the_order_of_training(run: Path, tmp_path: Path) -> None:
     export_schedule(run, policy="ppo", seed=3, to=tmp_path / "out")
 
     rows = lines(tmp_path / "out" / "sft.jsonl")
-    prompts = [row["messages"][0]["content"] for row in rows]  # type: ignore[index]
+    prompts = [row["messages"][0]["content"] for row in rows]
     assert prompts == ["three", "one", "two", "three"]
     assert [row["step"] for row in rows] == [0, 0, 1, 1]
 
 
-def test_an_interpolated_row_is_marked_and_keeps_its_recipe(run: Path, tmp_path: Path) -> None:
+def test_an_interpolated_row_is_marked_and_stands_as_its_heavier_parent(
+    run: Path, tmp_path: Path
+) -> None:
     export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out")
 
-    marked = [bool(row.get("interpolated")) for row in lines(tmp_path / "out" / "sft.jsonl")]
-    recipe = lines(tmp_path / "out" / "schedule.jsonl")[2]["recipe"]
-    assert marked == [False, False, True, False]
-    assert isinstance(recipe, dict)
-    assert recipe["weight"] == 0.25
-    assert "1 rows are interpolations" in (tmp_path / "out" / "README.md").read_text()
+    rows = lines(tmp_path / "out" / "sft.jsonl")
+    manifest = read_manifest(tmp_path / "out")
+    assert [row["interpolated"] for row in rows] == [False, False, True, False]
+    assert rows[2]["messages"] == _turns("two")
+    assert manifest["lossy_in_jsonl"] is True
+    assert manifest["num_interpolated"] == 1
+    assert "1 of the 4 rows are interpolations" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_schedule_keeps_both_parents_and_their_shares(run: Path, tmp_path: Path) -> None:
+    export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out")
+
+    read = read_bundle(tmp_path / "out")
+    mixed = read.rows[2]
+    assert (mixed.kind, mixed.weights) == ("mdit", (0.25, 0.75))
+    assert [read.conversations[each] for each in mixed.ids] == [
+        example("one").messages,
+        example("two").messages,
+    ]
+    assert [row.weights for row in read.rows if row.kind == "original"] == [(1.0,)] * 3
+    assert set(read.conversations) == {example(each).id for each in ("one", "two", "three")}
 
 
 def test_the_manifest_says_what_the_rows_belong_to(run: Path, tmp_path: Path) -> None:
     exported = export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out")
 
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    picks = [
-        Pick(**{key: value for key, value in row.items() if key != "recipe"})  # type: ignore[arg-type]
-        for row in lines(tmp_path / "out" / "schedule.jsonl")
-    ]
-    assert manifest["recipe"] == RECIPE
+    manifest = read_manifest(tmp_path / "out")
+    recipe = manifest["recipe"]
+    assert recipe.items() >= RECIPE.items()
+    assert recipe["seed"] == 5
+    assert recipe["learning_rate_schedule"]["kind"] == "linear"
+    assert recipe["chat_template_sha256"] == hashlib.sha256(TEMPLATE.encode()).hexdigest()
     assert manifest["num_rows"] == exported.num_rows == 4
-    assert manifest["order_digest"] == order_digest(picks)
+    assert manifest["order_digest"] == order_digest(read_schedule(run / "arms" / "ppo-s0"))
+    assert manifest["digest"] == exported.digest
+    assert manifest["provenance"]["versions"] == {"torch": "1"}
+
+
+def test_what_the_run_recorded_of_every_step_goes_along(run: Path, tmp_path: Path) -> None:
+    """Linear decay: all of the rate while nothing of the budget is spent, half at half."""
+    export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out")
+
+    assert read_bundle(tmp_path / "out").steps == (
+        ScheduledStep(step=0, loss=2.0, learning_rate=0.5, tokens=8),
+        ScheduledStep(step=1, loss=1.0, learning_rate=0.25, tokens=8),
+    )
+
+
+def test_records_of_fewer_steps_than_were_taken_are_refused(run: Path) -> None:
+    file = run / "metrics.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+
+    with pytest.raises(RunError, match=r"metrics\.jsonl: does not hold each step of random s0"):
+        export_schedule(run, policy="random", seed=0, to=None)
+
+
+def test_the_system_prompt_of_the_run_stands_before_every_conversation(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = run / "arms" / "ppo-s0"
+    write_schedule(folder, read_schedule(folder), {**RECIPE, "system_prompt": "be brief"})
+
+    export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out")
+
+    first = lines(tmp_path / "out" / "sft.jsonl")[0]["messages"]
+    assert first == [{"role": "system", "content": "be brief"}, *_turns("three")]
+
+
+def test_a_bundle_is_sound_as_it_is_written_and_so_is_the_one_in_its_place(
+    run: Path, tmp_path: Path
+) -> None:
+    for policy in ("ppo", "random"):
+        export_schedule(run, policy=policy, seed=0, to=tmp_path / "out")
+        assert verify(tmp_path / "out").faults == ()
+        (run / "preparation.json").write_text("{}")  # as an older version wrote it
+
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()
+
+
+def test_the_same_run_gives_the_same_bundle(run: Path, tmp_path: Path) -> None:
+    one, two = (export_schedule(run, policy="ppo", seed=0, to=tmp_path / each) for each in "ab")
+
+    assert one.digest == two.digest
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+
+    with pytest.raises(RunError, match=r"holds what is no part of an export, such as 'thesis.tex'"):
+        export_schedule(run, policy="ppo", seed=0, to=tmp_path / "mine")
 
 
 def test_the_best_learned_policy_is_the_default(run: Path) -> None:
@@ -133,7 +256,10 @@ def test_the_best_over_several_targets_is_the_default(run: Path) -> None:
     arms = [
         replace(
             arm(policy, seed, total, returns=() if policy == "base" else (0.1,)),
-            target_losses=dict(zip(("short", "long"), losses[policy], strict=True)),
+            test=HeldOut(
+                loss=total,
+                target_losses=dict(zip(("short", "long"), losses[policy], strict=True)),
+            ),
         )
         for policy, seed, total in (("base", 0, 2.1), ("ppo", 0, 1.2), ("other", 1, 1.8))
     ]

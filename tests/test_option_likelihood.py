@@ -92,6 +92,7 @@ def test_accuracy_is_the_share_of_right_answers_and_ties_go_to_the_first(tokeniz
     # Wrong by a tie that the first wins, right by such a tie, right alone.
     losses = np.array([1.0, 1.0, 2.0, 3.0, 3.0, 5.0, 4.0, 4.0, 0.5])
     assert options.right.tolist() == [1, 4, 8]
+    assert options.items_right(losses).tolist() == [False, False, True]
     assert options.accuracy(losses) == 1 / 3
     losses[[0, 4]] = 1.5, 2.5
     assert options.accuracy(losses) == 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.arm_results import opened
+from helpers.small_experiment import run_small, small_experiment
 
 from raise_mdit import experiment
 from raise_mdit.agents.attribution import load_scorer, window_scores
 from raise_mdit.agents.pool_scoring import score_pool
 from raise_mdit.arm_environments import ArmEnvironments
-from raise_mdit.comparison import ArmResult, arms_from_json
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.decisions import read_basis, read_features
 from raise_mdit.errors import ConfigError, RunError
@@ -29,34 +30,29 @@ from raise_mdit.policy_source import embeddings_in_words, trained_policy, with_o
 from raise_mdit.policy_transfer import PROBES, Transfer, check_transfers, transferred_table
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
+from raise_mdit.results import ArmResult, arms_from_json
+from raise_mdit.run_directory import read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
 
-YAML = """
-name: small
-seeds: [0]
-model: {{name: {folder}/model, max_length: 48}}
-data:
-  root: {folder}
-  sources:
-    - {{name: left, kind: dataset, file: left.jsonl}}
-    - {{name: right, kind: dataset, file: right.jsonl}}
-  pool: [{{source: left, rows: 20}}, {{source: right, rows: 20}}]
-  reward_validation: [{{source: left, rows: 4}}, {{source: right, rows: 2}}]
-  test: [{{source: left, rows: 8}}]
-features: {{semantic_size: 3, clusters: 2}}
-learner: {{trainable: {{kind: top_layers, layers: 2}}, learning_rate: 1.0e-2}}
-environment: {{window: 12, batch_size: 4, budget: {{steps: 3}}}}
-policies:
-  - {{kind: base}}
-  - {{kind: random}}
-  - {{kind: ppo, episodes: 2, episodes_per_update: 1}}
-  - kind: ppo
-    name: ranked
-    episodes: 2
-    episodes_per_update: 1
-    prior: {{ranking: {{kind: longest}}, strength: 20.0}}
-"""
+YAML = small_experiment(
+    """
+    features: {semantic_size: 3, clusters: 2}
+    learner: {trainable: {kind: top_layers, layers: 2}, learning_rate: 1.0e-2}
+    environment: {window: 12, batch_size: 4, budget: {steps: 3}}
+    policies:
+      - {kind: base}
+      - {kind: random}
+      - {kind: ppo, episodes: 2, episodes_per_update: 1}
+      - kind: ppo
+        name: ranked
+        episodes: 2
+        episodes_per_update: 1
+        prior: {ranking: {kind: longest}, strength: 20.0}
+    """,
+    reward_validation={"left": 4, "right": 2},
+    test={"left": 8},
+)
 ELSEWHERE = (
     "data.pool.0.rows=12",
     "data.pool.1.rows=25",
@@ -69,23 +65,15 @@ ELSEWHERE = (
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[..., Path]) -> Path:
-    return furnish(tmp_path_factory.mktemp("transfer"), YAML)
-
-
 @pytest.fixture(scope="module", autouse=True)
-def cache(folder: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAISE_MDIT_CACHE", str(folder / "cache"))
-        yield
+def folder(furnish_once: Callable[[str], Path]) -> Path:
+    return furnish_once(YAML)
 
 
 @pytest.fixture(scope="module")
 def source(folder: Path) -> Path:
     """A finished run that trained two policies."""
-    experiment.run(load_experiment(folder / "small.yaml"), folder / "source", Silent())
-    return folder / "source"
+    return run_small(folder, "source")
 
 
 def elsewhere(folder: Path, *entries: str, overrides: tuple[str, ...] = ()) -> ExperimentConfig:
@@ -140,7 +128,7 @@ def test_it_picks_without_learning(arms: dict[tuple[str, int], ArmResult]) -> No
     for label in ("moved", "as_ranked"):
         arm = arms[label, 7]
         assert arm.steps == 2
-        assert np.isfinite(arm.test_loss)
+        assert np.isfinite(opened(arm).loss)
         assert arm.episode_returns == ()
         assert arm.costs["policy_training"].flops == 0
         assert arm.costs["proxy_check"].flops > 0
@@ -160,7 +148,7 @@ def test_it_is_compared_with_training_here_before_it_is_used(
 
 
 def test_the_experiment_is_written_as_it_was_asked_for(moved: tuple[Path, list[str]]) -> None:
-    policy = experiment.read_config(moved[0]).policies[3]
+    policy = read_config(moved[0]).policies[3]
     assert isinstance(policy, PpoConfig)
     assert policy.prior is None
     assert policy.from_policy == "ranked"

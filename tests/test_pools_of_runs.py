@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.small_experiment import small_experiment
 from numpy.typing import NDArray
 
 from raise_mdit import experiment, synthesis
@@ -28,25 +29,16 @@ from raise_mdit.sources.mosaic_wording import OWN_WORDING
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
 
-YAML = """
-name: small
-seeds: [0]
-model: {{name: {folder}/model, max_length: 48}}
-data:
-  root: {folder}
-  sources:
-    - {{name: left, kind: dataset, file: left.jsonl}}
-    - {{name: right, kind: dataset, file: right.jsonl}}
-  pool: [{{source: left, rows: 20}}, {{source: right, rows: 20}}]
-  reward_validation: [{{source: left, rows: 4}}]
-  test: [{{source: left, rows: 4}}]
-features: {{semantic_size: 4, clusters: 2}}
-learner: {{trainable: {{kind: top_layers, layers: 1}}, learning_rate: 1.0e-2}}
-environment: {{window: 12, batch_size: 2, budget: {{steps: 3}}}}
-policies:
-  - {{kind: base}}
-  - {{kind: random}}
-"""
+YAML = small_experiment(
+    """
+    features: {semantic_size: 4, clusters: 2}
+    learner: {trainable: {kind: top_layers, layers: 1}, learning_rate: 1.0e-2}
+    environment: {window: 12, batch_size: 2, budget: {steps: 3}}
+    policies: [{kind: base}, {kind: random}]
+    """,
+    reward_validation={"left": 4},
+    test={"left": 4},
+)
 LEARNED = (
     "policies=[{kind: base}, {kind: random}, {kind: ppo, episodes: 4, episodes_per_update: 2}]"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
 from raise_mdit.runs import MetricsFile
 from raise_mdit.tracking import METRICS, TrackedRun
 
-RUN = TrackedRun(policy="ppo-wide", kind="ppo", seed=3, config={})
+RUN = TrackedRun(policy="ppo-wide", kind="ppo", seed=3, config={}, folder=Path("arm"))
 
 
 class Tracked:
@@ -34,6 +35,9 @@ class Tracked:
 
     def finish(self, summary: Mapping[str, object]) -> None:
         self.calls.append(("finish", dict(summary)))
+
+    def conclude(self) -> None:
+        raise AssertionError("runs are compared by others")
 
 
 class Told:
@@ -88,7 +92,8 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 def test_records_carry_policy_and_seed(desk: Desk) -> None:
     desk.recorder.log({"tuning/step": 1, "tuning/loss": 2.5})
-    desk.recorder.finish({"test/loss": 1.5})
+    desk.recorder.summarise({"test/loss": 1.5})
+    desk.recorder.finish()
 
     assert desk.records == [
         {"policy": "ppo-wide", "seed": 3, "tuning/step": 1, "tuning/loss": 2.5},
@@ -96,8 +101,15 @@ def test_records_carry_policy_and_seed(desk: Desk) -> None:
     ]
 
 
+def test_final_numbers_are_on_disk_before_the_tracker_takes_the_files(desk: Desk) -> None:
+    desk.recorder.summarise({"test/loss": 1.5})
+
+    assert desk.records == [{"policy": "ppo-wide", "seed": 3, "test/loss": 1.5}]
+    assert desk.tracker.calls == [("start", RUN)]
+
+
 def test_the_next_arm_has_its_own_name(desk: Desk) -> None:
-    desk.recorder.start(TrackedRun(policy="random", kind="random", seed=0, config={}))
+    desk.recorder.start(replace(RUN, policy="random", kind="random", seed=0))
     desk.recorder.log({"tuning/step": 1})
 
     assert desk.records == [{"policy": "random", "seed": 0, "tuning/step": 1}]
@@ -105,7 +117,8 @@ def test_the_next_arm_has_its_own_name(desk: Desk) -> None:
 
 def test_the_tracker_is_told_the_same_in_the_same_order(desk: Desk) -> None:
     desk.recorder.log({"tuning/step": 1})
-    desk.recorder.finish({"test/loss": 1.5})
+    desk.recorder.summarise({"test/loss": 1.5})
+    desk.recorder.finish()
 
     assert desk.tracker.calls == [
         ("start", RUN),
@@ -117,7 +130,7 @@ def test_the_tracker_is_told_the_same_in_the_same_order(desk: Desk) -> None:
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan")])
 def test_a_number_that_is_not_finite_becomes_null(number: float, desk: Desk) -> None:
     desk.recorder.log({"tuning/loss": number})
-    desk.recorder.finish({"test/loss": number})
+    desk.recorder.summarise({"test/loss": number})
 
     assert [record["tuning/loss"] for record in desk.records[:1]] == [None]
     assert [record["test/loss"] for record in desk.records[1:]] == [None]

@@ -9,47 +9,44 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.arm_results import opened
+from helpers.small_experiment import SOURCES, small_experiment
 
 from raise_mdit import experiment
 from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.arms import run_arm, summary_of
-from raise_mdit.comparison import ArmResult, arms_from_json
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import DataError
 from raise_mdit.experiment_file import load_experiment
 from raise_mdit.ledger import Ledger
+from raise_mdit.openings import Seal
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
 from raise_mdit.recording import Recorder
+from raise_mdit.results import ArmResult, arms_from_json
 from raise_mdit.runs import MetricsFile
 from raise_mdit.tracking import NullTracker
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
 
-YAML = """
-name: small
-seeds: [0]
-model: {{name: {folder}/model, max_length: 48}}
-data:
-  root: {folder}
-  sources:
-    - {{name: left, kind: dataset, file: left.jsonl}}
-    - {{name: right, kind: dataset, file: right.jsonl}}
-    - {{name: exam, kind: dataset, file: exam.jsonl, format: multiple_choice}}
-  pool: [{{source: left, rows: 20}}]
-  reward_validation: [{{source: right, rows: 6}}, {{source: exam, rows: 6}}]
-  test: [{{source: right, rows: 6}}, {{source: exam, rows: 6}}]
-  decontaminate: false
-features: {{semantic_size: 4, clusters: 2}}
-learner: {{trainable: {{kind: top_layers, layers: 2}}, learning_rate: 1.0e-2}}
-environment: {{window: 12, batch_size: 4, budget: {{steps: 3}}}}
-reward: {{balance: targets, control_episodes: 1}}
-policies:
-  - {{kind: base}}
-  - {{kind: random}}
-  - {{kind: ppo, episodes: 2, episodes_per_update: 2}}
-  - {{kind: ppo, name: pair, episodes: 2, episodes_per_update: 2, parallel_episodes: 2}}
-"""
+YAML = small_experiment(
+    """
+    features: {semantic_size: 4, clusters: 2}
+    learner: {trainable: {kind: top_layers, layers: 2}, learning_rate: 1.0e-2}
+    environment: {window: 12, batch_size: 4, budget: {steps: 3}}
+    reward: {balance: targets, control_episodes: 1}
+    policies:
+      - {kind: base}
+      - {kind: random}
+      - {kind: ppo, episodes: 2, episodes_per_update: 2}
+      - {kind: ppo, name: pair, episodes: 2, episodes_per_update: 2, parallel_episodes: 2}
+    """,
+    sources=(*SOURCES, "{name: exam, kind: dataset, file: exam.jsonl, format: multiple_choice}"),
+    pool={"left": 20},
+    reward_validation={"right": 6, "exam": 6},
+    test={"right": 6, "exam": 6},
+    decontaminate=False,
+)
 LIKELIHOOD = "evaluation={task_metric: option_likelihood}"
 
 
@@ -84,8 +81,8 @@ def arms_of(folder: Path) -> dict[str, ArmResult]:
 def test_several_targets_are_learned_from_and_reported_apart(folder: Path) -> None:
     arms = arms_of(folder)
 
-    assert all(list(arm.target_losses) == ["right", "exam"] for arm in arms.values())
-    base, ppo = arms["base"].target_losses, arms["ppo"].target_losses
+    assert all(list(opened(arm).target_losses) == ["right", "exam"] for arm in arms.values())
+    base, ppo = (opened(arms[policy]).target_losses for policy in ("base", "ppo"))
     summaries = json.loads((folder / "run" / "results.json").read_text())["summaries"]
     ratio = (ppo["right"] / base["right"] + ppo["exam"] / base["exam"]) / 2
     assert summaries[2]["loss_ratio"]["mean"] == pytest.approx(ratio)
@@ -128,13 +125,14 @@ def test_the_likelihood_of_options_is_measured_and_tracked(folder: Path) -> None
             recorder=recorder,
             progress=Silent(),
             directory=folder,
+            seal=Seal(folder, prepared.test.items, by="run"),
         ).result
 
     assert prepared.test.options is not None
     losses = prepared.tuning.learner.evaluate(prepared.test.options.rows).item_losses
     assert base.metric == "option_likelihood"
-    assert base.test_metric == prepared.test.options.accuracy(losses)
-    assert summary_of(base)["test/option_likelihood"] == base.test_metric
+    assert opened(base).metric == prepared.test.options.accuracy(losses)
+    assert summary_of(base)["test/option_likelihood"] == opened(base).metric
     options = sum(row.num_tokens for row in prepared.test.options.rows)
     items = sum(row.num_tokens for row in prepared.test.items)
     assert base.costs["final_evaluation"].tokens == options + items

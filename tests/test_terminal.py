@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from helpers import arm_results
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from raise_mdit.bootstrap import bootstrap_interval, widening
 from raise_mdit.candidates import make_example
-from raise_mdit.comparison import ArmResult, summarise
+from raise_mdit.comparison import summarise
 from raise_mdit.core import Cost, Message
 from raise_mdit.pool_inspection import Heading, MixedPosition, MixedView, TextView
 from raise_mdit.pool_report import KindReport
 from raise_mdit.progress import Silent
-from raise_mdit.statistics import student_interval
+from raise_mdit.results import ArmResult
+from raise_mdit.statistics import Interval
 from raise_mdit.terminal import (
     PARENT_LENGTH,
     Bars,
@@ -25,30 +28,30 @@ from raise_mdit.terminal import (
     candidate_text,
     pool_table,
     progress_for,
+    references_table,
     results_table,
 )
 
+INTERVAL = re.compile(r"\d (?:±[.\d]+|\+[.\d]+ -[.\d]+)")
 CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
 def arms(policy: str, *losses: float, **fields: Any) -> list[ArmResult]:
-    default: dict[str, Any] = {
-        "kind": policy,
-        "status": "complete",
-        "metric": None,
-        "test_metric": None,
-        "target_losses": {"test": 1.0},
-        "reward_validation_losses": (2.0, 1.5),
-        "episode_returns": (),
+    """Arms whose figures have several digits."""
+    figures: dict[str, Any] = {
         "steps": 1200,
         "tokens": 34567,
-        "picks": (),
         "costs": {"final_training": Cost(34567, 40000, 2.5e12, 90.0)},
     }
-    return [
-        ArmResult(policy=policy, seed=seed, test_loss=loss, **{**default, **fields})
-        for seed, loss in enumerate(losses)
-    ]
+    return arm_results.arms(policy, *losses, **{**figures, **fields})
+
+
+def told(interval: Interval) -> str:
+    """A mean with an interval that is not symmetric, to three digits."""
+    assert interval.low is not None
+    assert interval.high is not None
+    above, below = interval.high - interval.mean, interval.mean - interval.low
+    return f"{interval.mean:.3f} +{above:.3f} -{below:.3f}"
 
 
 def shown(results: Sequence[ArmResult], *, width: int = 120) -> dict[str, str]:
@@ -102,17 +105,21 @@ def test_the_table_has_a_line_for_each_policy_in_their_order() -> None:
 
 
 def test_a_line_holds_loss_and_difference_with_intervals_and_the_verdict() -> None:
-    random, ppo = (2.0, 2.1, 2.2), (1.0, 1.2, 1.1)
-    loss = student_interval(ppo)
-    difference = student_interval([a - b for a, b in zip(ppo, random, strict=True)])
-    assert loss.high is not None
-    assert difference.high is not None
+    random, ppo = (2.0, 2.1, 2.25), (1.0, 1.2, 1.11)
+    difference = bootstrap_interval([a - b for a, b in zip(ppo, random, strict=True)])
 
     line = shown([*arms("random", *random), *arms("ppo", *ppo)])["ppo"]
 
-    assert f"1.100 ±{loss.high - loss.mean:.3f}" in line
-    assert f"-1.000 ±{difference.high - difference.mean:.3f}" in line
+    assert told(bootstrap_interval(ppo)) in line
+    assert told(difference) in line
     assert line.rstrip().endswith("better")
+
+
+def test_an_interval_that_reaches_as_far_both_ways_is_told_by_one_number() -> None:
+    line = shown(arms("random", 1.0, 4.0))["random"]
+
+    reach = 1.5 * widening(2, 0.95)  # half of the resamples have another mean: 1 or 4
+    assert f"2.500 ±{reach:.3f} " in line
 
 
 def test_a_line_holds_steps_tokens_and_what_everything_cost() -> None:
@@ -124,14 +131,14 @@ def test_a_line_holds_steps_tokens_and_what_everything_cost() -> None:
 def test_the_reference_is_not_compared_with_itself() -> None:
     line = shown(arms("random", 2.0, 2.1))["random"]
 
-    assert line.count("±") == 1
+    assert len(INTERVAL.findall(line)) == 1
     assert line.rstrip().endswith("reference")
 
 
 def test_one_seed_has_no_interval() -> None:
     line = shown([*arms("random", 2.0), *arms("ppo", 1.5)])["ppo"]
 
-    assert "±" not in line
+    assert not INTERVAL.search(line)
     assert "-0.500" in line
     assert line.rstrip().endswith("one seed")
 
@@ -139,12 +146,12 @@ def test_one_seed_has_no_interval() -> None:
 def test_without_random_there_is_no_difference() -> None:
     line = shown(arms("ppo", 1.5, 1.6))["ppo"]
 
-    assert line.count("±") == 1
+    assert len(INTERVAL.findall(line)) == 1
     assert line.rstrip().endswith("inconclusive")
 
 
 def test_exact_match_has_a_column_where_it_was_measured() -> None:
-    measured = arms("ppo", 1.5, 1.6, metric="exact_match", test_metric=0.25)
+    measured = arms("ppo", 1.5, 1.6, metric="exact_match", metric_value=0.25)
 
     assert "exact" not in shown(arms("ppo", 1.5, 1.6))["policy"]
     table = shown([*arms("random", 2.0, 2.0), *measured])
@@ -154,10 +161,10 @@ def test_exact_match_has_a_column_where_it_was_measured() -> None:
 
 
 def test_a_long_name_and_every_column_fit_on_120_columns() -> None:
-    results = arms("random", 12.0, 12.1, metric="exact_match", test_metric=0.5)
+    results = arms("random", 12.0, 12.1, metric="exact_match", metric_value=0.5)
     label = "ppo-without-the-semantic-features"
     long = arms(
-        label, 1.0, 1.1, metric="exact_match", test_metric=1.0, steps=123456, tokens=1234567890
+        label, 1.0, 1.1, metric="exact_match", metric_value=1.0, steps=123456, tokens=1234567890
     )
 
     line = shown([*results, *long])[label]
@@ -168,7 +175,7 @@ def test_a_long_name_and_every_column_fit_on_120_columns() -> None:
 
 def test_a_narrow_terminal_cuts_nothing() -> None:
     results = [
-        *arms("random", 2.0, 2.1, metric="exact_match", test_metric=0.5),
+        *arms("random", 2.0, 2.1, metric="exact_match", metric_value=0.5),
         *arms("ppo", 1.0, 1.1),
     ]
 
@@ -448,9 +455,56 @@ def test_several_targets_have_a_column_each_and_are_compared_together() -> None:
 
 
 def test_the_likelihood_of_options_has_a_column_under_its_name() -> None:
-    measured = arms("ppo", 1.5, 1.6, metric="option_likelihood", test_metric=0.5)
+    measured = arms("ppo", 1.5, 1.6, metric="option_likelihood", metric_value=0.5)
 
     table = shown(measured)
 
     assert " option " in table["policy"]
     assert "50.0%" in table["ppo"]
+
+
+# Against other references, and on equal budgets.
+
+
+def references(results: Sequence[ArmResult]) -> dict[str, str]:
+    """Each line of the second table, by its first word."""
+    table = references_table(summarise(results))
+    assert table is not None
+    return {line.split()[0]: line for line in printed(table, width=200) if line.strip(" ─")}
+
+
+def test_a_second_table_has_a_difference_and_a_word_for_each_reference() -> None:
+    base, random, ppo = (3.0, 3.0), (2.0, 2.1), (1.0, 1.21)
+    against_base = bootstrap_interval([a - b for a, b in zip(ppo, base, strict=True)])
+    results = [*arms("base", *base), *arms("random", *random), *arms("ppo", *ppo)]
+
+    lines = references(results)
+
+    assert re.search(r"minus random +verdict +minus base +verdict", lines["policy"])
+    assert lines["ppo"].split()[-1] == summarise(results)[2].effects[1].verdict
+    assert f"{against_base.mean:.3f}" in lines["ppo"]
+    assert len(INTERVAL.findall(lines["ppo"])) == 2
+    assert len(INTERVAL.findall(lines["random"])) == len(INTERVAL.findall(lines["base"])) == 1
+
+
+def test_a_second_table_tells_losses_on_equal_budgets() -> None:
+    curve = {"steps": 1, "step_tokens": (0, 10), "reward_validation_losses": (2.5, 1.75)}
+
+    lines = references(arms("random", 2.0, **curve))
+
+    assert lines["policy"].split("  ")[-1].strip() == "equal tokens"
+    assert lines["random"].split() == ["random", "1.750"]
+
+
+def test_there_is_no_second_table_where_the_first_has_said_it_all() -> None:
+    assert references_table(summarise([*arms("random", 2.0, 2.1), *arms("ppo", 1.0, 1.2)])) is None
+    assert references_table(summarise(arms("ppo", 1.0, 1.2))) is None
+
+
+def test_before_the_test_is_opened_the_table_says_what_its_losses_are_of() -> None:
+    sealed = arms("random", 0.0, test=None, model_selection=arm_results.held_out(2.25))
+
+    table = shown(sealed)
+
+    assert "model-selection loss" in table["policy"]
+    assert "2.250" in table["random"]

@@ -32,6 +32,12 @@ def test_an_alias_repeats_its_value() -> None:
     assert parse("{a: &x [1], b: *x}").value == {"a": [1], "b": [1]}
 
 
+def test_an_anchor_that_is_given_again_stands_for_what_came_last() -> None:
+    document = parse("a: &x 1\nb: *x\nc: &x 2\nd: *x\n")
+    assert document.value == {"a": 1, "b": 1, "c": 2, "d": 2}
+    assert not document.faults
+
+
 def test_nothing_is_no_value() -> None:
     assert parse("# a comment").value is None
 

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 
 import plotly.graph_objects as go
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from raise_mdit.benchmarks.benchmark import Benchmark
 from raise_mdit.benchmarks.tables import PART_NAMES, TIMES, tables
-from raise_mdit.plots import embedded
+from raise_mdit.pages import rendered
+from raise_mdit.plots import embedded, empty_figure
 from raise_mdit.runs import write_text
 
-# Okabe & Ito 2008, as in the report of an experiment: seen on white and on near-black.
+# The first of the report's colours of policies: seen on white and on near-black.
 COLOURS = ("#7f8c9b", "#e69f00", "#0072b2", "#009e73", "#d55e00")
+NAIVE, OURS, ALSO = COLOURS[0], COLOURS[2], COLOURS[3]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Panel:
+    """A plot with its legend."""
+
+    figure: Markup
+    legend: dict[str, str]
 
 
 def write_page(path: Path, benchmark: Benchmark) -> None:
     """Write the page; one that is there is replaced."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(
-        files("raise_mdit.benchmarks").joinpath("page.html").read_text(encoding="utf-8")
-    )
     panels = {
-        "Seconds by part": _html(_seconds(benchmark), "seconds"),
-        "Seconds by size of the pool": _html(_pools(benchmark), "pools"),
-        "Seconds of each learner and step": _html(_learners(benchmark), "learners"),
+        "Seconds by part": _panel(_seconds(benchmark), "seconds"),
+        "Seconds by size of the pool": _panel(_pools(benchmark), "pools"),
+        "Seconds of each learner and step": _panel(_learners(benchmark), "learners"),
     }
-    page = template.render(
+    page = rendered(
+        "benchmarks/page.html",
         sentence=_headline(benchmark),
         tables=tables(benchmark),
         panels={title: panel for title, panel in panels.items() if panel is not None},
         facts={key: _fact(value) for key, value in benchmark.machine.items()},
-        plotly=Markup(get_plotlyjs()),  # a constant of the package
     )
     write_text(path, page)
 
@@ -54,7 +58,7 @@ def _fact(value: object) -> str:
 
 
 def _seconds(benchmark: Benchmark) -> go.Figure:
-    figure = _figure("", "seconds (log)")
+    figure = empty_figure(None, "seconds (log)")
     for (name, measured), colour in zip(benchmark.variants.items(), COLOURS, strict=True):
         figure.add_bar(
             x=list(PART_NAMES.values()),
@@ -62,34 +66,39 @@ def _seconds(benchmark: Benchmark) -> go.Figure:
             marker={"color": colour},
             name=name.replace("_", " "),
         )
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", dtick=1)
     return figure
 
 
 def _pools(benchmark: Benchmark) -> go.Figure:
-    figure = _figure("candidates (log)", "seconds (log)")
+    figure = empty_figure("candidates (log)", "seconds (log)")
     sizes = [scale.candidates for scale in benchmark.pool_scaling]
     lines = {
         "environment step": [scale.env_step_seconds for scale in benchmark.pool_scaling],
         "scoring all": [scale.scoring_seconds for scale in benchmark.pool_scaling],
     }
-    for (name, values), colour in zip(lines.items(), COLOURS[2:], strict=False):
+    for (name, values), colour in zip(lines.items(), (OURS, ALSO), strict=True):
         figure.add_scatter(
-            x=sizes, y=values, mode="lines+markers", line={"color": colour}, name=name
+            x=sizes,
+            y=values,
+            mode="lines+markers",
+            line={"color": colour},
+            marker={"color": colour},
+            name=name,
         )
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log")
+    figure.update_xaxes(type="log", dtick="D2")
+    figure.update_yaxes(type="log", dtick="D2")
     return figure
 
 
 def _learners(benchmark: Benchmark) -> go.Figure:
-    figure = _figure("learners at once", "seconds")
+    figure = empty_figure("learners at once", "seconds")
     fitting = [each for each in benchmark.learners_at_once if each.seconds is not None]
     bars = {
         "one after another": [each.separate_seconds for each in fitting],
         "together": [each.seconds for each in fitting],
     }
-    for (name, values), colour in zip(bars.items(), (COLOURS[0], COLOURS[2]), strict=True):
+    for (name, values), colour in zip(bars.items(), (NAIVE, OURS), strict=True):
         figure.add_bar(
             x=[f"{each.learners}" for each in fitting],
             y=values,
@@ -100,25 +109,9 @@ def _learners(benchmark: Benchmark) -> go.Figure:
     return figure
 
 
-def _figure(x: str, y: str) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        height=360,
-        margin={"l": 64, "r": 12, "t": 12, "b": 48},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.15},
-        barmode="group",
-    )
-    figure.update_xaxes(title=x, fixedrange=True)
-    figure.update_yaxes(title=y, fixedrange=True)
-    return figure
-
-
-def _html(figure: go.Figure, name: str) -> Markup | None:
-    """The figure for the page, or nothing where it has nothing to show."""
+def _panel(figure: go.Figure, name: str) -> _Panel | None:
+    """The figure with its legend, or nothing where it has nothing to show."""
     if not any(len(trace.y) for trace in figure.data):
         return None
-    return embedded(figure, name)
+    legend = {trace.name: trace.marker.color for trace in figure.data}
+    return _Panel(figure=embedded(figure, name), legend=legend)

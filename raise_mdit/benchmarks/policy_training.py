@@ -70,7 +70,8 @@ def train_policy(learner: Learner, setting: Setting, *, reward_every: int) -> Po
     )
     metrics = MetricsFile(setting.scratch / "metrics.jsonl")
     recorder = Recorder(metrics, NullTracker())
-    recorder.start(TrackedRun(policy="ppo", kind="ppo", seed=sizes.seed, config={}))
+    folder = setting.scratch
+    recorder.start(TrackedRun(policy="ppo", kind="ppo", seed=sizes.seed, config={}, folder=folder))
     ppo.set_logger(Logger(folder=None, output_formats=[Sb3Metrics(recorder)]))
     watch = _Watch(ledger)
     callbacks = CallbackList([watch, EpisodeRecorder(recorder, Silent())])

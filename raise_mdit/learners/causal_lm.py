@@ -26,6 +26,7 @@ from raise_mdit.learners.batches import Batch, collate, length_buckets, length_s
 from raise_mdit.learners.embedding_noise import draw_noise
 from raise_mdit.learners.flops import PartFlops, flops_model, part_flops
 from raise_mdit.learners.forward import LayeredForward, Precision
+from raise_mdit.learners.generation import Generation, GreedyGenerator
 from raise_mdit.learners.trainable import TrainablePart, make_trainable
 from raise_mdit.learners.trunk_cache import TrunkCache, final_states, trunk_cache
 from raise_mdit.learners.trunk_store import SectionOf
@@ -49,12 +50,24 @@ class CausalLmLearner:
         cache: TrunkCache | None,
         config: LearnerConfig,
         seed: int,
+        generator: GreedyGenerator | None = None,
     ) -> None:
+        """Tune a part of a model.
+
+        Args:
+            part: What is trained.
+            flops: Counts what each step computes.
+            cache: Of what the frozen layers give; None computes every layer.
+            config: How a batch changes the part.
+            seed: Of dropout and embedding noise.
+            generator: Writes with the whole model; None for a learner that is never asked to.
+        """
         self._part = part
         self._flops = flops
         self._cache = cache
         self._config = config
         self._seed = seed
+        self._generator = generator
         self._tuned = TunedParameters(part.parameters, config)
 
     @property
@@ -124,6 +137,21 @@ class CausalLmLearner:
             item_exact=exact,
             cost=cost._replace(seconds=time.perf_counter() - started),
         )
+
+    def generate(
+        self, prompts: Sequence[EncodedRow], *, max_new_tokens: int, end_ids: Sequence[int]
+    ) -> Generation:
+        """Greedy responses to prompts; changes nothing.
+
+        Every layer is computed: the cache of frozen layers, which rounds, has no part in it.
+
+        Args:
+            prompts: Plain rows of prompt tokens alone.
+            max_new_tokens: Longest response in tokens.
+            end_ids: Tokens of which each ends a response; at least one.
+        """
+        assert self._generator is not None, "a learner that writes was given a generator"
+        return self._generator.generate(prompts, max_new_tokens=max_new_tokens, end_ids=end_ids)
 
     def snapshot(self) -> LearnerSnapshot:
         """Parameters, optimizer state and the state of dropout and noise, copied."""
@@ -202,6 +230,7 @@ def build_learner(
         cache=trunk_cache(part.forward, flops, store),
         config=config,
         seed=seed,
+        generator=GreedyGenerator(model, precision=precision),
     )
 
 

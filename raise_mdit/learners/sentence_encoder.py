@@ -32,8 +32,7 @@ from transformers.utils import logging as transformers_logging
 from raise_mdit.candidates import content_hash
 from raise_mdit.core import Cost, EncodedRow
 from raise_mdit.encoding import TextRow, plain_row
-from raise_mdit.errors import ModelError
-from raise_mdit.experiment_checks import nearest_entry
+from raise_mdit.errors import ModelError, nearest_entry
 from raise_mdit.learners.batches import collate, length_sorted_batches
 from raise_mdit.learners.causal_lm import EVALUATION_TOKENS
 from raise_mdit.learners.pretrained import (

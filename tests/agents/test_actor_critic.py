@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import reference_ppo as reference
 from numpy.typing import NDArray
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -19,15 +18,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from raise_mdit.agents.actor_critic import build_a2c, build_reinforce
 from raise_mdit.agents.rollout_buffer import PoolRolloutBuffer
 from raise_mdit.policy_config import A2cConfig, ReinforceConfig
-
-if TYPE_CHECKING:
-    import reference_ppo as reference
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "reference_ppo", Path(__file__).with_name("reference_ppo.py")
-    )
-    reference = importlib.util.module_from_spec(_spec)  # tests are no package
-    _spec.loader.exec_module(reference)
 
 STEPS = 3
 GAMMA = 0.5

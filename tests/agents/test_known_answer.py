@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import known_answer as known
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
 from raise_mdit.agents.static import State, random_policy, ranked_policy
 from raise_mdit.agents.subset_distribution import PlackettLuceDistribution
 from raise_mdit.core import Observation
-
-if TYPE_CHECKING:
-    import known_answer as known
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "known_answer", Path(__file__).with_name("known_answer.py")
-    )
-    known = importlib.util.module_from_spec(_spec)  # tests are no package: import cannot find it
-    _spec.loader.exec_module(known)
 
 REACHED = 0.95
 """Share of the optimum's gain over random picks that counts as found."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from helpers import reference_ppo as reference
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -20,15 +19,6 @@ from raise_mdit.agents.finite_horizon import FiniteHorizon
 from raise_mdit.agents.ppo import build_ppo, learn
 from raise_mdit.agents.subset_distribution import PlackettLuceDistribution
 from raise_mdit.policy_config import PpoConfig
-
-if TYPE_CHECKING:
-    import reference_ppo as reference
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "reference_ppo", Path(__file__).with_name("reference_ppo.py")
-    )
-    reference = importlib.util.module_from_spec(_spec)  # tests are no package
-    _spec.loader.exec_module(reference)
 
 STEPS = 4
 GAMMA = 0.9

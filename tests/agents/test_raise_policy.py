@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import reference_ppo as reference
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CallbackList
@@ -21,15 +21,6 @@ from raise_mdit.agents.rollout_buffer import PoolRolloutBuffer
 from raise_mdit.core import Observation
 from raise_mdit.envs.observation import CONTEXT, DistinctSlots, observation_space
 from raise_mdit.policy_config import RaiseConfig
-
-if TYPE_CHECKING:
-    import reference_ppo as reference
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "reference_ppo", Path(__file__).with_name("reference_ppo.py")
-    )
-    reference = importlib.util.module_from_spec(_spec)  # tests are no package
-    _spec.loader.exec_module(reference)
 
 NUM_CANDIDATES = 12
 NUM_FEATURES = 4

@@ -8,19 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.row_gradients import (
+    SUBSPACES,
+    WEIGHTS,
+    learner_of,
+    mean_loss,
+    mean_loss_of,
+    moved_part,
+    weights_of,
+)
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from raise_mdit.config import FullConfig, LearnerConfig, LoraConfig, TopLayersConfig
+from raise_mdit.config import FullConfig, LoraConfig, TopLayersConfig
 from raise_mdit.core import EncodedRow
-from raise_mdit.encoding import mixed_row
 from raise_mdit.learners import alignment, losses
 from raise_mdit.learners.alignment import GradientAlignment, Subspace, alignment_signal
-from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
 from raise_mdit.learners.flops import flops_model, part_flops
-from raise_mdit.learners.forward import LayeredForward, Precision
-from raise_mdit.learners.trainable import TrainablePart, make_trainable
+from raise_mdit.learners.forward import LayeredForward
+from raise_mdit.learners.trainable import TrainablePart
 from raise_mdit.learners.trunk_cache import TrunkCache
 
 Make = Callable[..., Any]
@@ -33,53 +39,6 @@ TRAINABLE = [
     pytest.param(LoraConfig(kind="lora", rank=4, layers=2, dropout=0.3), id="lora-top"),
     pytest.param(TOP, id="top_layers"),
 ]
-WEIGHTS = {  # of a layer, in the order in which it runs them
-    "llama": [
-        *(f"self_attn.{name}_proj" for name in "qkvo"),
-        *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-    ],
-    "gpt2": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
-}
-SUBSPACES: tuple[Subspace, ...] = ("last_layer", "last_linear")
-
-
-@pytest.fixture
-def make(random_llama: Make) -> Make:
-    """Makes a small model of random weights; GPT-2 has dropout, and weights the other way round."""
-
-    def gpt2() -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = GPT2LMHeadModel(
-                GPT2Config(vocab_size=107, n_embd=32, n_layer=4, n_head=4, n_positions=128)
-            )
-        return model.requires_grad_(False)
-
-    return lambda name: random_llama() if name == "llama" else gpt2()
-
-
-@pytest.fixture
-def candidates(random_rows: Make, random_text: Make) -> list[EncodedRow]:
-    """Plain and interpolated rows of many lengths."""
-    rng = np.random.default_rng(1)
-    first, second = random_text(rng, 4, 6), random_text(rng, 9, 3)
-    return [*random_rows(5), mixed_row("mixed", first, second, weight=0.3, pad=0)]
-
-
-@pytest.fixture
-def validation(random_rows: Make) -> Sequence[EncodedRow]:
-    rows: Sequence[EncodedRow] = random_rows(3, seed=7)
-    return rows
-
-
-def trained(model: Any, trainable: Any, precision: Precision = "float32") -> TrainablePart:
-    """A part that has moved away from its start, where adapters are zero."""
-    part = make_trainable(model, trainable, precision=precision, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in part.parameters:
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-    return part
 
 
 def measured(
@@ -92,28 +51,6 @@ def measured(
     flops = part_flops(model, part.forward)
     aligned = GradientAlignment(part, None, flops=flops, subspace=subspace)
     return aligned.measure(candidates, validation)[0]
-
-
-def weights_of(model: Any, layer: Any, subspace: Subspace) -> list[torch.nn.Parameter]:
-    names = WEIGHTS[model.config.model_type]
-    modules = [
-        layer.get_submodule(name) for name in (names if subspace == "last_layer" else names[-1:])
-    ]
-    return [getattr(module, "base_layer", module).weight for module in modules]
-
-
-def mean_loss(model: Any, row: EncodedRow) -> torch.Tensor:
-    """A row alone through the model's own forward pass, all logits."""
-    table = model.get_input_embeddings().weight
-    partner_ids = row.ids if row.partner_ids is None else row.partner_ids
-    embeds = row.mix * table[row.ids] + (1 - row.mix) * table[partner_ids]
-    return mean_loss_of(model(inputs_embeds=embeds[None]).logits[0], row)
-
-
-def mean_loss_of(logits: torch.Tensor, row: EncodedRow) -> torch.Tensor:
-    log_probs = logits.log_softmax(-1)[torch.tensor(row.scored)]
-    weights = torch.tensor(row.target_weights)
-    return -(weights * log_probs.gather(1, torch.tensor(row.targets))).sum() / weights.sum()
 
 
 def explicit(
@@ -141,11 +78,6 @@ def explicit(
     return np.array([float(product) for product in products], np.float32)
 
 
-def learner(model: Any, trainable: Any) -> CausalLmLearner:
-    config = LearnerConfig(trainable=trainable, learning_rate=1e-2)
-    return build_learner(model, config, precision="float32", seed=0)
-
-
 @pytest.mark.parametrize("subspace", SUBSPACES)
 @pytest.mark.parametrize("trainable", TRAINABLE)
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -158,7 +90,7 @@ def test_products_are_those_of_explicit_gradients(
     validation: Sequence[EncodedRow],
 ) -> None:
     model = make(name)
-    part = trained(model, trainable)
+    part = moved_part(model, trainable)
 
     found = measured(model, part, candidates, validation, subspace)
 
@@ -172,7 +104,7 @@ def test_cached_states_stand_for_the_layers_below(
 ) -> None:
     model = make("llama")
     whole = flops_model(model, LayeredForward(model, split=0, precision="float32").layers)
-    part = trained(model, TOP)
+    part = moved_part(model, TOP)
     cache = TrunkCache(part.forward, whole, store=None)
     flops = part_flops(model, part.forward)
 
@@ -192,7 +124,7 @@ def test_half_precision_is_near_single_precision(
     trainable: Any, make: Make, candidates: list[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
     model, other = make("llama"), make("llama")
-    single, half = trained(model, trainable), trained(other, trainable, "bfloat16")
+    single, half = moved_part(model, trainable), moved_part(other, trainable, "bfloat16")
 
     found = measured(other, half, candidates, validation)
 
@@ -207,7 +139,7 @@ def test_neither_padding_nor_the_cut_into_batches_and_chunks_matters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make("llama")
-    part = trained(model, TOP)
+    part = moved_part(model, TOP)
     together = measured(model, part, candidates, validation)
 
     monkeypatch.setattr(alignment, "EVALUATION_TOKENS", 1)
@@ -222,7 +154,7 @@ def test_the_only_validation_row_gets_its_squared_norm(
     subspace: Subspace, make: Make, candidates: list[EncodedRow]
 ) -> None:
     model, row = make("llama"), candidates[0]
-    part = trained(model, TOP)
+    part = moved_part(model, TOP)
 
     found = measured(model, part, [row], [row], subspace)
 
@@ -237,7 +169,7 @@ def test_a_learner_that_was_measured_goes_on_as_if_it_had_not(
     trainable: Any, make: Make, candidates: list[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
     rows = candidates[:4]
-    never, asked = learner(make("llama"), trainable), learner(make("llama"), trainable)
+    never, asked = learner_of(make("llama"), trainable), learner_of(make("llama"), trainable)
     signal = alignment_signal(asked, validation)
     before = torch.get_rng_state()
     expected = [never.update(rows, progress=0.0).loss for _ in range(3)]
@@ -257,7 +189,7 @@ def test_no_gradient_and_no_hook_is_left_behind(
     name: str, make: Make, candidates: list[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
     model = make(name)
-    part = trained(model, TOP)
+    part = moved_part(model, TOP)
     required = [weight.requires_grad for weight in model.parameters()]
 
     measured(model, part, candidates, validation)
@@ -274,7 +206,7 @@ def test_a_pass_that_fails_leaves_the_parameters_trainable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make("llama")
-    part = trained(model, TOP)
+    part = moved_part(model, TOP)
 
     def fail(*_args: object, **_kwargs: object) -> None:
         raise MemoryError
@@ -299,7 +231,7 @@ def test_nothing_below_the_weights_builds_a_graph(
     validation: Sequence[EncodedRow],
 ) -> None:
     model = make("llama")
-    part = trained(model, FULL)
+    part = moved_part(model, FULL)
     flops = part_flops(model, part.forward)
     projections = {name: module for name, module in model.named_modules() if name.endswith("_proj")}
     without = set()
@@ -320,7 +252,7 @@ def test_nothing_below_the_weights_builds_a_graph(
 def test_signal_follows_the_learner(
     make: Make, candidates: list[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
-    tuned = learner(make("llama"), TOP)
+    tuned = learner_of(make("llama"), TOP)
     signal = alignment_signal(tuned, validation)
     start = signal(candidates)[0]
     saved = tuned.snapshot()
@@ -347,7 +279,7 @@ def test_counted_operations_agree_with_the_counter_of_torch(
     model = make(name)
     model.set_attn_implementation("eager")  # torch counts no fused kernel of a CPU
     whole = flops_model(model, LayeredForward(model, split=0, precision="float32").layers)
-    part = trained(model, trainable)
+    part = moved_part(model, trainable)
     cache = TrunkCache(part.forward, whole, store=None) if part.forward.split else None
     flops = part_flops(model, part.forward)
     aligned = GradientAlignment(part, cache, flops=flops, subspace=subspace)
@@ -362,7 +294,7 @@ def test_counted_operations_agree_with_the_counter_of_torch(
 def test_cost_names_every_row_that_was_read_and_owes_frozen_layers_once(
     make: Make, candidates: list[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
-    tuned = learner(make("llama"), TOP)
+    tuned = learner_of(make("llama"), TOP)
     signal = alignment_signal(tuned, validation)
 
     _, first = signal(candidates)

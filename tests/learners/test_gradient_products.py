@@ -8,19 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.row_gradients import (
+    SUBSPACES,
+    WEIGHTS,
+    learner_of,
+    mean_loss,
+    moved_part,
+    weights_of,
+)
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from raise_mdit.config import LearnerConfig, LoraConfig, TopLayersConfig
+from raise_mdit.config import LoraConfig, TopLayersConfig
 from raise_mdit.core import EncodedRow
-from raise_mdit.encoding import mixed_row
 from raise_mdit.learners import alignment
 from raise_mdit.learners.alignment import GradientAlignment, Subspace, gradient_products
-from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
 from raise_mdit.learners.flops import part_flops
 from raise_mdit.learners.forward import Precision
-from raise_mdit.learners.trainable import TrainablePart, make_trainable
+from raise_mdit.learners.trainable import TrainablePart
 
 Make = Callable[..., Any]
 Measured = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -30,54 +35,13 @@ TRAINABLE = [
     pytest.param(LoraConfig(kind="lora", rank=4, layers=2, dropout=0.3), id="lora"),
     pytest.param(TOP, id="top_layers"),
 ]
-SUBSPACES: tuple[Subspace, ...] = ("last_layer", "last_linear")
-WEIGHTS = {
-    "llama": [
-        *(f"self_attn.{name}_proj" for name in "qkvo"),
-        *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-    ],
-    "gpt2": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
-}
-
-
-@pytest.fixture
-def make(random_llama: Make) -> Make:
-    """Makes a small model of random weights; GPT-2 has dropout, and weights the other way round."""
-
-    def gpt2() -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = GPT2LMHeadModel(
-                GPT2Config(vocab_size=107, n_embd=32, n_layer=4, n_head=4, n_positions=128)
-            )
-        return model.requires_grad_(False)
-
-    return lambda name: random_llama() if name == "llama" else gpt2()
-
-
-@pytest.fixture
-def candidates(random_rows: Make, random_text: Make) -> list[EncodedRow]:
-    """Plain and interpolated rows of many lengths."""
-    rng = np.random.default_rng(1)
-    first, second = random_text(rng, 4, 6), random_text(rng, 9, 3)
-    return [*random_rows(5), mixed_row("mixed", first, second, weight=0.3, pad=0)]
-
-
-@pytest.fixture
-def validation(random_rows: Make) -> Sequence[EncodedRow]:
-    rows: Sequence[EncodedRow] = random_rows(3, seed=7)
-    return rows
 
 
 def aligned(
     model: Any, trainable: Any, *, subspace: Subspace, precision: Precision = "float32"
 ) -> tuple[GradientAlignment, TrainablePart]:
     """Products of a part that has moved away from its start, where adapters are zero."""
-    part = make_trainable(model, trainable, precision=precision, seed=0)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in part.parameters:
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    part = moved_part(model, trainable, precision)
     flops = part_flops(model, part.forward)
     return GradientAlignment(part, None, flops=flops, subspace=subspace), part
 
@@ -89,28 +53,11 @@ def pairs(
     return products, gram
 
 
-def mean_loss(model: Any, row: EncodedRow) -> torch.Tensor:
-    """A row alone through the model's own forward pass, all logits."""
-    table = model.get_input_embeddings().weight
-    partner_ids = row.ids if row.partner_ids is None else row.partner_ids
-    embeds = row.mix * table[row.ids] + (1 - row.mix) * table[partner_ids]
-    logits: torch.Tensor = model(inputs_embeds=embeds[None]).logits[0]
-    log_probs = logits.log_softmax(-1)
-    weights = torch.tensor(row.target_weights)
-    scored = log_probs[torch.tensor(row.scored)].gather(1, torch.tensor(row.targets))
-    return -(weights * scored).sum() / weights.sum()
-
-
 def explicit(
     model: Any, part: TrainablePart, subspace: Subspace, rows: Sequence[EncodedRow]
 ) -> torch.Tensor:
     """Gradients of each row by autograd, flat, one below another."""
-    names = WEIGHTS[model.config.model_type]
-    modules: list[Any] = [
-        part.forward.layers[-1].get_submodule(name)
-        for name in (names if subspace == "last_layer" else names[-1:])
-    ]
-    weights = [getattr(module, "base_layer", module).weight for module in modules]
+    weights = weights_of(model, part.forward.layers[-1], subspace)
     for weight in weights:
         weight.requires_grad_(True)
     gradients = [torch.autograd.grad(mean_loss(model, row), weights) for row in rows]
@@ -240,15 +187,10 @@ def test_operations_counted_for_pairs_agree_with_the_counter_of_torch(
     assert both - without == pytest.approx(both_by_torch - without_by_torch, rel=0.05)
 
 
-def learner(model: Any) -> CausalLmLearner:
-    config = LearnerConfig(trainable=TOP, learning_rate=1e-2)
-    return build_learner(model, config, precision="float32", seed=0)
-
-
 def test_cost_names_every_row_once_and_owes_frozen_layers_once(
     make: Make, candidates: list[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
-    tuned = learner(make("llama"))
+    tuned = learner_of(make("llama"), TOP)
     measure = gradient_products(tuned, validation)
 
     _, _, first = measure(candidates)
@@ -265,7 +207,7 @@ def test_cost_names_every_row_once_and_owes_frozen_layers_once(
 def test_a_learner_that_was_measured_goes_on_as_if_it_had_not(
     make: Make, candidates: list[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
-    never, asked = learner(make("llama")), learner(make("llama"))
+    never, asked = learner_of(make("llama"), TOP), learner_of(make("llama"), TOP)
     measure = gradient_products(asked, validation)
     before = torch.get_rng_state()
     never.evaluate([*candidates, *validation])  # fills the same batches of frozen layers
@@ -285,7 +227,7 @@ def test_a_learner_that_was_measured_goes_on_as_if_it_had_not(
 def test_products_follow_the_learner(
     make: Make, candidates: list[EncodedRow], validation: Sequence[EncodedRow]
 ) -> None:
-    tuned = learner(make("llama"))
+    tuned = learner_of(make("llama"), TOP)
     measure = gradient_products(tuned, validation)
     _, start, _ = measure(candidates)
     saved = tuned.snapshot()

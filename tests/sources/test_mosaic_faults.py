@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from helpers import mosaic_laws as laws
+from helpers import mosaic_parser as parser
 
 from raise_mdit.candidates import Mosaic
 from raise_mdit.core import Message
-
-if TYPE_CHECKING:
-    import mosaic_laws as laws
-    import mosaic_parser as parser
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "mosaic_laws", Path(__file__).with_name("mosaic_laws.py")
-    )
-    laws = importlib.util.module_from_spec(_spec)  # tests are no package: import cannot find it
-    _spec.loader.exec_module(laws)
-    parser = laws.parser
 
 
 @cache

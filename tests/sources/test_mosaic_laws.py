@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers import mosaic_laws as laws
+from helpers import mosaic_parser as parser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,17 +20,6 @@ from raise_mdit.learners.pretrained import EMBEDDED, load_pretrained
 from raise_mdit.sources.mosaic import Composed, Composer
 from raise_mdit.sources.playground import generate
 from raise_mdit.token_counts import TokenCounter
-
-if TYPE_CHECKING:
-    import mosaic_laws as laws
-    import mosaic_parser as parser
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "mosaic_laws", Path(__file__).with_name("mosaic_laws.py")
-    )
-    laws = importlib.util.module_from_spec(_spec)  # tests are no package: import cannot find it
-    _spec.loader.exec_module(laws)
-    parser = laws.parser
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

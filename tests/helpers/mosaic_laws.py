@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from helpers import mosaic_parser as parser
 from numpy.typing import NDArray
 
 from raise_mdit.candidates import Mosaic, make_example
@@ -20,15 +19,6 @@ from raise_mdit.sources.mosaic import Composed, Composer
 from raise_mdit.sources.mosaic_rendering import render
 from raise_mdit.sources.mosaic_wording import load_wording
 from raise_mdit.sources.playground import generate
-
-if TYPE_CHECKING:
-    import mosaic_parser as parser
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "mosaic_parser", Path(__file__).with_name("mosaic_parser.py")
-    )
-    parser = importlib.util.module_from_spec(_spec)  # tests are no package: import cannot find it
-    _spec.loader.exec_module(parser)
 
 WORDING = load_wording()
 PHRASES = parser.Phrases(WORDING)

@@ -1,0 +1,1 @@
+"""The commands of ``raise-mdit``, by what they are about; each module registers its own."""

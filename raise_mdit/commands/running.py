@@ -1,0 +1,231 @@
+"""Commands of runs: run, check, evaluate, compare, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from raise_mdit.commands.console import ExperimentFile, Overrides, RunDirectory, err, out
+from raise_mdit.errors import ConfigError, RunError, UserError
+from raise_mdit.experiment_file import load_experiment
+from raise_mdit.runs import new_run_directory
+
+if TYPE_CHECKING:  # torch and the rest come only where a command needs them
+    from raise_mdit.comparison import PolicySummary
+    from raise_mdit.config import ExperimentConfig
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (run, check, evaluate, compare, report):
+        app.command()(command)
+
+
+def run(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|RUN_DIR",
+            help="Experiment YAML, such as experiments/quickstart.yaml, or the directory of a run "
+            "to go on with.",
+        ),
+    ],
+    set_: Overrides = [],  # noqa: B006  # Typer reads the default and never changes it
+    out_: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Run directory. Default: `runs/NAME/STAMP`. A directory of an unfinished run of "
+            "the same experiment is resumed: finished policies and seeds are kept.",
+        ),
+    ] = None,
+    more_seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With RUN_DIR: add N seeds to that run, and compare policies over all.",
+        ),
+    ] = None,
+) -> None:
+    """Run an experiment: every policy with every seed, then the comparison.
+
+    Writes the run directory (metrics, ledger, schedules, results, report) and ends with two tables:
+    what each policy reached and cost, and how it stands against random, base, full data and the
+    best policy that ranks the pool once.
+
+    Examples: `raise-mdit run experiments/quickstart.yaml`; when that says that two more seeds would
+    settle a comparison, `raise-mdit run runs/quickstart/… --more-seeds 2`.
+    """
+    config, directory = _run_asked_for(file, set_, out_, more_seeds)
+    from raise_mdit import experiment  # torch and the rest, only now that the file is sound
+    from raise_mdit.terminal import progress_for
+
+    err.print(f"Run directory: {escape(str(directory))}")
+    progress = progress_for(err)
+    outcome, before = None, _written(directory / "results.json")
+    try:
+        outcome = experiment.run(config, directory, progress)
+    finally:
+        progress.finish()
+        if outcome is None and _written(directory / "results.json") != before:
+            err.print(f"Stopped. Finished arms are in {escape(str(directory))}; resume with "
+                      f"raise-mdit run {escape(str(directory))}")  # fmt: skip
+    _print_comparison(outcome.summaries, outcome.notes)
+    out.print(f"report    {escape(str(directory / 'report.html'))}")
+    out.print(f"schedules {escape(str(directory / 'schedule.jsonl'))}")
+
+
+def _run_asked_for(
+    file: Path, overrides: list[str], directory: Path | None, more: int | None
+) -> tuple[ExperimentConfig, Path]:
+    """The experiment, and where it runs."""
+    if not file.is_dir():
+        if more is not None:
+            raise UserError("--more-seeds adds to a run: name its directory in place of the file")
+        config = load_experiment(file, overrides)
+        return config, directory or new_run_directory(Path("runs"), config.name, now=datetime.now())
+    if overrides or directory is not None:
+        raise UserError(
+            f"{file} is a run directory, which goes on as it began: --set and --out have no place"
+        )
+    from raise_mdit.experiment import more_seeds
+    from raise_mdit.run_directory import read_config
+
+    config = read_config(file)
+    return (config if more is None else more_seeds(config, more)), file
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written, in nanoseconds, or None where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def check(file: ExperimentFile, set_: Overrides = []) -> None:  # noqa: B006
+    """Check an experiment file without loading a model or data, in under a second.
+
+    Reports faults with their line, their key, what is allowed and the nearest name: first all that
+    are misspelt or of a wrong type, then all that do not fit each other, then those of your own
+    classes.
+    Reads a wording file of your own, makes candidate sources of your own, and imports policies of
+    your own and those of other runs, too.
+    """
+    config = load_experiment(file, set_)
+    _check_own_parts(config)
+    arms = len(config.policies) * len(config.seeds)
+    out.print(f"{escape(str(file))}: sound; {len(config.policies)} policies x "
+              f"{len(config.seeds)} seeds = {arms} arms")  # fmt: skip
+
+
+def _check_own_parts(config: ExperimentConfig) -> None:
+    """Nothing, if what the file names of the user's own can be loaded.
+
+    Raises:
+        ConfigError: What a run would say of each part that cannot.
+    """
+    from raise_mdit.agents.custom_policy import load_policy_class
+    from raise_mdit.policy_config import CustomPolicyConfig, PpoConfig
+    from raise_mdit.sources.custom import load_source
+    from raise_mdit.sources.mosaic_wording import wording_of
+    from raise_mdit.task_metrics import load_answer_metric
+
+    mosaic = config.pools.mosaic
+    loads: list[Callable[[], object]] = [partial(load_source, each) for each in config.pools.custom]
+    own = (each for each in config.policies if isinstance(each, CustomPolicyConfig))
+    loads += [partial(load_policy_class, each) for each in own]
+    loads.append(partial(load_answer_metric, config.evaluation))
+    if any(isinstance(each, PpoConfig) and each.from_run for each in config.policies):
+        from raise_mdit.policy_source import with_own_priors  # numerics, for those who ask for it
+
+        loads.append(partial(with_own_priors, config))
+    if mosaic is not None and mosaic.wording is not None:
+        loads.insert(0, partial(wording_of, mosaic))
+    faults = []
+    for load in loads:
+        try:
+            load()
+        except (ConfigError, RunError) as fault:
+            faults.append(str(fault))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def evaluate(directory: RunDirectory) -> None:
+    """Open the sealed test of a run that left it sealed, once, and compare policies on it.
+
+    For experiments with `evaluation.open_test: evaluate`: while hyper-parameters are chosen, runs
+    compare policies on `data.model_selection`, and the test says nothing. When everything is
+    chosen, this measures the models that the run kept. `sealed_test.json` records when; a second
+    time is refused.
+    """
+    from raise_mdit import experiment
+    from raise_mdit.evaluation import evaluate as open_test
+    from raise_mdit.results import read_results
+    from raise_mdit.terminal import progress_for
+
+    progress = progress_for(err)
+    try:
+        summaries = open_test(directory, progress)
+    finally:
+        progress.finish()
+    arms = read_results(directory / "results.json")
+    _print_comparison(summaries, experiment.notes_on(directory, arms, summaries))
+    out.print(f"report    {escape(str(directory / 'report.html'))}")
+
+
+def compare(
+    directories: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_DIR...", help="Run directories, such as runs/quickstart/…."),
+    ],
+) -> None:
+    """Compare the policies of one run or of several that were measured on the same data.
+
+    Runs that differ in nothing but policies and seeds are pooled; where they differ in more, each
+    policy is named with its directory, and the differences are told.
+
+    Intervals are BCa bootstrap intervals, 95 %, of differences paired by seed. A policy is *better*
+    or *worse* than a reference where that holds over seeds and over held-out items, corrected by
+    Holm for the number of policies; else it is *inconclusive*, and how many more seeds or items it
+    would take is told. Equal tokens and equal compute read the loss on reward-validation where
+    every policy had spent as much as the one that spent the least.
+    """
+    from raise_mdit.comparison import power_sentences, summarise
+    from raise_mdit.run_comparison import gather
+
+    gathered = gather(directories)
+    summaries = summarise(gathered.arms)
+    _print_comparison(summaries, (*gathered.notes, *power_sentences(summaries)))
+
+
+def _print_comparison(summaries: Sequence[PolicySummary], notes: Sequence[str]) -> None:
+    from raise_mdit.terminal import REFERENCES_NOTE, references_table, results_table
+
+    out.print(results_table(summaries))
+    against = references_table(summaries)
+    if against is not None:
+        out.print()
+        out.print(against)
+        out.print(REFERENCES_NOTE, highlight=False)
+    for note in notes:
+        out.print(escape(note), highlight=False)
+
+
+def report(directory: RunDirectory) -> None:
+    """Write a run's report.html again, and show its tables."""
+    from raise_mdit import experiment
+    from raise_mdit.comparison import summarise
+    from raise_mdit.results import read_results
+
+    path = experiment.rebuild_report(directory)
+    arms = read_results(directory / "results.json")
+    summaries = summarise(arms)
+    _print_comparison(summaries, experiment.notes_on(directory, arms, summaries))
+    out.print(f"report    {escape(str(path))}")

@@ -1,0 +1,176 @@
+"""Effects of policies against references: differences, intervals, p-values and one word each.
+
+Differences are paired, by seed and by held-out item; each gives an interval and a p-value
+(:mod:`raise_mdit.bootstrap`). A policy is told from its reference only where both do: where other
+seeds would say the same, and other test items, too. The larger of the two p-values counts. Those of
+all policies against one reference are corrected together (Holm), and the word follows the corrected
+one. So a 95 % interval may leave out zero where the word is *inconclusive*: of many policies one
+looks good by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from raise_mdit.bootstrap import bootstrap_interval, holm, samples_to_settle, zero_mean_p_value
+from raise_mdit.item_differences import ByItem
+from raise_mdit.statistics import Interval
+
+SIGNIFICANCE = 0.05
+"""Probability of any false *better* or *worse* against one reference."""
+
+MOST_SEEDS = 1000
+MOST_ITEMS = 100_000
+"""More than that are not told: the comparison is as good as hopeless."""
+
+Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed"]
+Role = Literal["random", "base", "full", "best_static"]
+
+ROLES: Mapping[Role, str] = {
+    "random": "random picks",
+    "base": "the untrained model",
+    "full": "training on all of it",
+    "best_static": "the best policy that ranks the pool once, chosen without the test",
+}
+"""What policies are compared with, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """One policy against a reference."""
+
+    against: Role
+    reference: str
+    """Label of the policy that has the role."""
+    difference: Interval
+    """What the policy is compared by minus that of the reference with the same seed: below zero is
+    better."""
+    over_items: Interval | None
+    """The same difference with the interval over held-out items; None in results without these."""
+    p_value: float | None
+    """Of no difference, the larger of that over seeds and that over items; None with one seed or a
+    loss that is not finite."""
+    adjusted_p: float | None
+    """The same, corrected for all policies compared with this reference."""
+    verdict: Verdict
+    more_seeds: int | None
+    """Where it is inconclusive: how many more seeds it would take, were mean and spread as now,
+    0 where seeds agree enough already; None where that is unknown or above :data:`MOST_SEEDS`."""
+    more_items: int | None
+    """The same of held-out items, up to :data:`MOST_ITEMS`."""
+
+
+Losses = Mapping[tuple[str, int], float]
+"""What arms are compared by, by policy and seed; less is better."""
+
+
+class _Pairs(NamedTuple):
+    """How one policy differs from a reference."""
+
+    by_seed: list[float]
+    """Of the seeds that both have."""
+    by_item: list[float]
+    """Mean over these seeds of the difference on each item; empty where items are not known."""
+
+    @property
+    def p_value(self) -> float | None:
+        over_seeds = zero_mean_p_value(self.by_seed)
+        over_items = zero_mean_p_value(self.by_item) if self.by_item else over_seeds
+        if over_seeds is None or over_items is None:
+            return None
+        return max(over_seeds, over_items)
+
+
+def effects_of(
+    losses: Losses, by_item: ByItem, roles: Mapping[Role, str]
+) -> dict[str, tuple[Effect, ...]]:
+    """Effects of each policy against each reference with which it shares seeds, itself left out.
+
+    Args:
+        losses: Of every arm.
+        by_item: The same item by item, as far as it is known.
+        roles: Labels of the references.
+    """
+    policies = dict.fromkeys(policy for policy, _ in losses)
+    effects: dict[str, list[Effect]] = {policy: [] for policy in policies}
+    for role, reference in roles.items():
+        pairs = {
+            policy: pairs_of
+            for policy in policies
+            if policy != reference
+            and (pairs_of := _pairs(policy, reference, losses, by_item)) is not None
+        }
+        for policy, effect in _effects_against(role, reference, pairs).items():
+            effects[policy].append(effect)
+    return {policy: tuple(each) for policy, each in effects.items()}
+
+
+def _pairs(policy: str, reference: str, losses: Losses, by_item: ByItem) -> _Pairs | None:
+    seeds = [seed for owner, seed in losses if owner == policy and (reference, seed) in losses]
+    if not seeds:
+        return None
+    differences = [losses[policy, seed] - losses[reference, seed] for seed in seeds]
+    if not all((name, seed) in by_item for name in (policy, reference) for seed in seeds):
+        return _Pairs(differences, [])
+    items = [by_item[policy, seed] - by_item[reference, seed] for seed in seeds]
+    return _Pairs(differences, np.mean(items, axis=0).tolist())
+
+
+def _effects_against(role: Role, reference: str, pairs: Mapping[str, _Pairs]) -> dict[str, Effect]:
+    p_values = {policy: pairs_of.p_value for policy, pairs_of in pairs.items()}
+    known = {policy: p for policy, p in p_values.items() if p is not None}
+    adjusted = dict(zip(known, holm([*known.values()]), strict=True))
+    return {
+        policy: _effect(
+            role, reference, pairs_of, p_values[policy], adjusted.get(policy), len(known)
+        )
+        for policy, pairs_of in pairs.items()
+    }
+
+
+def _effect(
+    role: Role,
+    reference: str,
+    pairs: _Pairs,
+    p_value: float | None,
+    adjusted: float | None,
+    num_compared: int,
+) -> Effect:
+    interval = bootstrap_interval(pairs.by_seed)
+    verdict = _verdict(interval, adjusted)
+    more_seeds = more_items = None
+    if verdict == "inconclusive" and adjusted is not None:
+        level = SIGNIFICANCE / num_compared
+        more_seeds = _more(pairs.by_seed, level, MOST_SEEDS)
+        more_items = _more(pairs.by_item, level, MOST_ITEMS) if pairs.by_item else None
+        enough_items = more_items == 0 if pairs.by_item else True
+        if more_seeds == 0 and enough_items:  # the two ways of counting differ by a hair
+            more_seeds = 1
+    return Effect(
+        against=role,
+        reference=reference,
+        difference=interval,
+        over_items=bootstrap_interval(pairs.by_item) if pairs.by_item else None,
+        p_value=p_value,
+        adjusted_p=adjusted,
+        verdict=verdict,
+        more_seeds=more_seeds,
+        more_items=more_items,
+    )
+
+
+def _more(values: list[float], level: float, most: int) -> int | None:
+    wanted = samples_to_settle(values, level=level, most=most)
+    return None if wanted is None else max(0, wanted - len(values))
+
+
+def _verdict(difference: Interval, adjusted: float | None) -> Verdict:
+    if difference.num_samples == 1:
+        return "one seed"
+    if adjusted is None or adjusted >= SIGNIFICANCE:
+        return "inconclusive"
+    return "better" if difference.mean < 0 else "worse"

@@ -1,0 +1,162 @@
+"""What a report says in sentences, each made from its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from raise_mdit.comparison import PolicySummary
+from raise_mdit.effects import Effect
+from raise_mdit.prominence import level, rivals, winner
+from raise_mdit.report_words import (
+    DIFFERENCE,
+    LOSS,
+    TIMES,
+    compared_unit,
+    interval_text,
+    split_words,
+    tflop,
+)
+from raise_mdit.results import ArmResult
+from raise_mdit.statistics import slope_interval
+
+
+def headline(summaries: Sequence[PolicySummary]) -> list[str]:
+    """Which policy won, and at what cost: two sentences."""
+    best = winner(summaries)
+    if best is None:
+        return ["No policy has finished that could be compared with random."]
+    level_text = f"{interval_text(best.compared, LOSS)} {compared_unit(summaries)}"
+    reached = f"{level_text} on {split_words(summaries).place}"
+    effects = [effect for effect in (best.effect("random"), best.effect("best_static")) if effect]
+    if not effects or effects[0].against != "random":
+        return [
+            f"{best.policy} ended lowest, at {reached}; there is no random arm with the same seeds "
+            "to compare it with.",
+            _cost_sentence(best, summaries, effects),
+        ]
+    differences = " and ".join(map(_difference, effects))
+    return [
+        f"{_lead(best, summaries, effects)}: {reached}, {differences}.",
+        _cost_sentence(best, summaries, effects),
+    ]
+
+
+def cautions(summaries: Sequence[PolicySummary]) -> list[str]:
+    """What a reader of the headline alone would miss, if anything."""
+    best = winner(summaries)
+    if best is None:
+        return []
+    unit = compared_unit(summaries)
+
+    def says(summary: PolicySummary, lead: str, end: str = "") -> str:
+        return f"{lead} lower still, at {interval_text(summary.compared, LOSS)} {unit}{end}."
+
+    lower = sorted((each for each in summaries if level(each) < level(best)), key=level)
+    unsettled = [each for each in lower if each in rivals(summaries)]
+    sentences = [
+        says(each, f"{each.policy} ended", ", but that is not settled against random")
+        for each in unsettled[:1]
+    ]
+    for each in lower:
+        if each.kind == "base":
+            sentences.append(says(each, "Without any training the model stands"))
+        if each.kind == "full":
+            cost = f", for {tflop(each.compute)} TFLOP"
+            sentences.append(says(each, f"{each.policy}, which trains on all of it, ended", cost))
+    return sentences
+
+
+def return_trends(arms: Sequence[ArmResult]) -> list[str]:
+    """For each policy that learned, whether its return rose, by the least-squares slope."""
+    by_policy: dict[str, list[ArmResult]] = {}
+    for arm in arms:
+        by_policy.setdefault(arm.policy, []).append(arm)
+    sentences = []
+    for policy, group in by_policy.items():
+        series = [arm.episode_returns for arm in group if _has_trend(arm.episode_returns)]
+        if series:
+            sentences.append(f"{policy}: {_trend(series)}")
+    return sentences
+
+
+def _lead(
+    best: PolicySummary, summaries: Sequence[PolicySummary], effects: Sequence[Effect]
+) -> str:
+    """Who won, in as strong words as verdicts allow."""
+    against_random = effects[0]
+    count = len(rivals(summaries)) + 1  # with random
+    among = f"lowest of {count} policies on the budget"
+    if against_random.verdict == "better":
+        if all(effect.verdict == "better" for effect in effects):
+            return f"{best.policy} won, {among}"
+        return f"{best.policy} beat {against_random.reference} and no more is settled"
+    if against_random.difference.mean >= 0:
+        return f"No policy beat {against_random.reference}; {best.policy} came closest"
+    if against_random.verdict == "one seed":
+        return f"One seed settles nothing; {best.policy} ended {among}"
+    return f"Nothing is settled against {against_random.reference}; {best.policy} ended {among}"
+
+
+def _difference(effect: Effect) -> str:
+    against = effect.reference
+    if effect.against == "best_static":
+        against += ", the best static policy"
+    verdict = "no verdict" if effect.verdict == "one seed" else effect.verdict
+    return f"{interval_text(effect.difference, DIFFERENCE)} against {against} ({verdict})"
+
+
+def _cost_sentence(
+    best: PolicySummary, summaries: Sequence[PolicySummary], effects: Sequence[Effect]
+) -> str:
+    costs = {summary.policy: summary.compute for summary in summaries}
+    ratios = [
+        f"{_ratio(best.compute.flops / costs[effect.reference].flops)} that of {effect.reference}"
+        for effect in effects
+        if 0 < costs[effect.reference].flops < math.inf and math.isfinite(best.compute.flops)
+    ]
+    cost = f"{best.policy} cost {tflop(best.compute)} TFLOP in all"
+    parts = [", ".join([cost, " and ".join(ratios)]) if ratios else cost]
+    return "; ".join([*parts, *_more_seeds(effects)]) + "."
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3g}{TIMES}" if value < 1000 else f"{value:,.0f}{TIMES}"
+
+
+def _more_seeds(effects: Sequence[Effect]) -> list[str]:
+    """How many more seeds would settle what is open, in at most one clause."""
+    still_open = [effect for effect in effects if effect.verdict == "inconclusive"]
+    known = [
+        f"{effect.more_seeds:,} more {'seed' if effect.more_seeds == 1 else 'seeds'} would settle "
+        f"it against {effect.reference}"
+        for effect in still_open
+        if effect.more_seeds is not None
+    ]
+    if still_open and not known:
+        return ["no practical number of seeds would settle what is open"]
+    return [f"about {' and '.join(known)}"] if known else []
+
+
+def _has_trend(returns: Sequence[float]) -> bool:
+    return len(returns) > 2 and all(map(math.isfinite, returns))
+
+
+def _quarter(returns: Sequence[float]) -> int:
+    return max(1, len(returns) // 4)
+
+
+def _trend(series: Sequence[Sequence[float]]) -> str:
+    quarters = [(fmean(each[: _quarter(each)]), fmean(each[-_quarter(each) :])) for each in series]
+    first, last = (fmean(part) for part in zip(*quarters, strict=True))
+    higher = sum(end > start for start, end in quarters)
+    slope = slope_interval(series)
+    seen = "rises" if slope.is_above_zero else "inconclusive"
+    seen = "falls" if slope.is_below_zero else seen
+    over = f"over {len(series)} seeds" if len(series) > 1 else "within its one seed"
+    return (
+        f"mean return {first:.3f} in the first quarter of the episodes and {last:.3f} in the last, "
+        f"higher in {higher} of {len(series)} runs. Fitted slope "
+        f"{interval_text(slope, '{:+.2g}')} an episode, 95% interval {over}: {seen}."
+    )

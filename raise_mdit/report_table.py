@@ -1,0 +1,155 @@
+"""The tables of a report, as texts with what their columns are sorted by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raise_mdit.comparison import PolicySummary, target_names
+from raise_mdit.effects import Effect, Role
+from raise_mdit.report_words import (
+    DIFFERENCE,
+    LOSS,
+    SHARE,
+    UNKNOWN,
+    estimate,
+    metric_words,
+    p_text,
+    split_words,
+    tflop,
+)
+from raise_mdit.statistics import Interval
+
+_AGAINST: dict[Role, str] = {
+    "random": "",
+    "best_static": " (best static)",
+    "base": " (untrained)",
+    "full": " (all data)",
+}
+
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A number of a policy."""
+
+    mean: str
+    range: str = ""
+    verdict: str = ""
+    p_value: str = ""
+    """Behind the verdict."""
+    more_seeds: str = ""
+    """Below it."""
+    sort: str = ""
+    """By which rows are sorted; empty stands last in either order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A policy."""
+
+    policy: str
+    colour: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Policies by columns; the first column, their names, is not among the headings."""
+
+    headings: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def main_table(summaries: Sequence[PolicySummary], colours: Mapping[str, str]) -> Table:
+    """What each policy reached and cost, and how it differs from each reference of the run."""
+    columns: dict[str, list[Cell]] = {
+        f"{split_words(summaries).heading} (nats)": [_loss(each.loss) for each in summaries]
+    }
+    if target_names(summaries):
+        columns["Loss over base's"] = [_loss(each.loss_ratio) for each in summaries]
+    columns["Compute (TFLOP)"] = [
+        Cell(mean=tflop(each.compute), sort=_sort(each.compute.flops)) for each in summaries
+    ]
+    metric = metric_words(summaries)
+    if metric is not None:
+        columns[metric] = [_interval(each.metric_value, SHARE) for each in summaries]
+    columns |= _effect_columns(summaries)
+    if any(each.at_equal_tokens for each in summaries):
+        columns["Validation loss at equal tokens"] = [_loss(s.at_equal_tokens) for s in summaries]
+    if any(each.at_equal_compute for each in summaries):
+        columns["Validation loss at equal compute"] = [_loss(s.at_equal_compute) for s in summaries]
+    columns["Steps"] = [_count(each.steps) for each in summaries]
+    columns["Tokens"] = [_count(each.tokens) for each in summaries]
+    return _table(columns, summaries, colours)
+
+
+def targets_table(summaries: Sequence[PolicySummary], colours: Mapping[str, str]) -> Table | None:
+    """Loss on each target, where there are several."""
+    targets = target_names(summaries)
+    columns = {
+        f"{target} (nats)": [_loss(each.target_losses[target]) for each in summaries]
+        for target in targets
+    }
+    return _table(columns, summaries, colours) if targets else None
+
+
+def _table(
+    columns: Mapping[str, Sequence[Cell]],
+    summaries: Sequence[PolicySummary],
+    colours: Mapping[str, str],
+) -> Table:
+    rows = [
+        Row(policy=each.policy, colour=colours[each.policy], cells=cells)
+        for each, cells in zip(summaries, zip(*columns.values(), strict=True), strict=True)
+    ]
+    return Table(headings=tuple(columns), rows=tuple(rows))
+
+
+def _effect_columns(summaries: Sequence[PolicySummary]) -> dict[str, list[Cell]]:
+    references = {effect.against: effect.reference for each in summaries for effect in each.effects}
+    return {
+        f"Against {references[role]}{words}": [
+            _effect(summary.effect(role), is_reference=summary.policy == references[role])
+            for summary in summaries
+        ]
+        for role, words in _AGAINST.items()
+        if role in references
+    }
+
+
+def _effect(effect: Effect | None, *, is_reference: bool) -> Cell:
+    if effect is None:
+        return Cell(mean=REFERENCE if is_reference else UNKNOWN)
+    difference = estimate(effect.difference, DIFFERENCE)
+    more = effect.more_seeds
+    return Cell(
+        mean=difference.mean,
+        range=difference.range,
+        verdict=effect.verdict,
+        p_value="" if effect.adjusted_p is None else p_text(effect.adjusted_p),
+        more_seeds="" if more is None else f"{more:,} more seed{'s' * (more > 1)}",
+        sort=_sort(effect.difference.mean),
+    )
+
+
+def _loss(interval: Interval | None) -> Cell:
+    return _interval(interval, LOSS)
+
+
+def _interval(interval: Interval | None, form: str) -> Cell:
+    texts = estimate(interval, form)
+    sort = "" if interval is None else _sort(interval.mean)
+    return Cell(mean=texts.mean, range=texts.range, sort=sort)
+
+
+def _count(value: float) -> Cell:
+    text = f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
+    return Cell(mean=text, sort=_sort(value))
+
+
+def _sort(value: float) -> str:
+    return repr(float(value)) if math.isfinite(value) else ""

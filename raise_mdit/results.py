@@ -1,0 +1,212 @@
+"""What one fine-tuning under a policy gave, and how it is kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal
+
+from raise_mdit.core import Cost
+from raise_mdit.errors import RunError
+from raise_mdit.ledger import MONITORING
+
+RESULTS_FORMAT = 3
+"""Raised when an older program could not read results any more."""
+
+_LIST_OF_NUMBERS = re.compile(r"\[\n[-+.,\deE\s]+\]")
+"""Such a list goes on one line, however long; in a text a line break is escaped, so none is hit."""
+
+HeldOutSplit = Literal["test", "model_selection"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What a fine-tuned model reached on data that no policy sees."""
+
+    loss: float
+    """Mean loss per response token, in nats."""
+    target_losses: dict[str, float]
+    """The same on the items of each source, in nats."""
+    metric: float | None = None
+    """Mean over items of the task metric, where the experiment asks for one."""
+    item_losses: tuple[float, ...] = ()
+    """[I] mean loss per response token of each item, in nats; empty in results of older versions,
+    as what follows."""
+    item_tokens: tuple[int, ...] = ()
+    """[I] response tokens of each item."""
+    item_targets: tuple[int, ...] = ()
+    """[I] target of each item: its position in `target_losses`."""
+    item_metrics: tuple[float, ...] | None = None
+    """[I] task metric of each item, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """One policy with one seed: what it did, what it reached and what that cost."""
+
+    policy: str
+    """Label of the policy."""
+    kind: str
+    """Kind of the policy."""
+    seed: int
+    status: Literal["complete", "non_finite_loss"]
+    """How the final fine-tuning ended."""
+    test: HeldOut | None
+    """What it reached on the sealed test; None until that is opened."""
+    model_selection: HeldOut | None = None
+    """What it reached on the data by which hyper-parameters are chosen, where there are such."""
+    metric: str | None = None
+    """What is measured of held-out data besides loss: the name of a task metric."""
+    reward_validation_losses: tuple[float, ...]
+    """[T + 1] loss on reward-validation before the first and after each step of the final
+    fine-tuning; where a step is not measured, the last one that was."""
+    episode_returns: tuple[float, ...]
+    """Return of each learning episode in order; empty for a policy that does not learn."""
+    steps: int
+    """Optimizer steps T of the final fine-tuning."""
+    tokens: int
+    """Tokens of the final fine-tuning, without padding."""
+    step_tokens: tuple[int, ...] = ()
+    """[T + 1] tokens trained on before the first and after each step; empty in results of older
+    versions."""
+    step_flops: tuple[float, ...] = ()
+    """[T + 1] FLOPs of everything that was needed until then, choosing included; empty in results
+    of older versions."""
+    picks: tuple[dict[str, int], ...]
+    """Picks by group (task, source or kind) at each step of the final fine-tuning."""
+    costs: dict[str, Cost]
+    """What the arm cost by purpose, as if it had run alone."""
+
+    def held_out(self, split: HeldOutSplit) -> HeldOut | None:
+        """What it reached on a split."""
+        return self.test if split == "test" else self.model_selection
+
+
+def total(costs: Mapping[str, Cost]) -> Cost:
+    """The cost of everything that was needed: all purposes but monitoring."""
+    needed = (cost for purpose, cost in costs.items() if purpose != MONITORING)
+    return reduce(Cost.plus, needed, Cost())
+
+
+def compared_split(arms: Sequence[ArmResult]) -> HeldOutSplit:
+    """What arms are compared on: the test, or model-selection data until all have opened it."""
+    return "test" if all(arm.test is not None for arm in arms) else "model_selection"
+
+
+def to_json(arms: Sequence[ArmResult], summaries: Sequence[Any] = ()) -> str:
+    """Arms and summaries as strict JSON: a number that is not finite becomes its name as a text.
+
+    Args:
+        arms: What finished.
+        summaries: Dataclasses that say more of them, for other readers.
+    """
+    document = {
+        "format": RESULTS_FORMAT,
+        "arms": [_encode(asdict(arm)) for arm in arms],
+        "summaries": [_encode(asdict(summary)) for summary in summaries],
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return _LIST_OF_NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
+
+
+def arms_from_json(text: str) -> tuple[ArmResult, ...]:
+    """The arms that :func:`to_json` wrote, equal to the last bit; those of format 2, too.
+
+    Raises:
+        RunError: The text is no result of a known format.
+    """
+    try:
+        document = json.loads(text)
+        found = document["format"]
+    except (ValueError, TypeError, KeyError) as fault:
+        raise RunError("the results are not a JSON object with a `format`") from fault
+    if found not in (2, RESULTS_FORMAT):
+        raise RunError(
+            f"the results have format {found!r}; this version reads 2 and {RESULTS_FORMAT}"
+        )
+    try:
+        read = _arm if found == RESULTS_FORMAT else _arm_of_format_2
+        return tuple(read(fields) for fields in document["arms"])
+    except (ValueError, TypeError, KeyError, AttributeError) as fault:
+        raise RunError(f"the results hold an arm that cannot be read: {fault!r}") from fault
+
+
+def read_results(path: Path) -> tuple[ArmResult, ...]:
+    """The arms of a file.
+
+    Raises:
+        RunError: There is no such file, or it holds no result of a known format.
+    """
+    try:
+        return arms_from_json(path.read_text("utf-8"))
+    except FileNotFoundError as fault:
+        raise RunError(f"{path}: no such file; was a run ever finished or stopped here?") from fault
+    except RunError as fault:
+        raise RunError(f"{path}: {fault}") from fault
+
+
+def _encode(value: object) -> object:
+    """The value as JSON can say it."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Cost():
+            return {name: _encode(part) for name, part in value._asdict().items()}
+        case dict():
+            return {name: _encode(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_encode(part) for part in value]
+    return value
+
+
+def _arm(fields: Mapping[str, Any]) -> ArmResult:
+    decoded = {
+        "test": _held_out(fields["test"]),
+        "model_selection": _held_out(fields["model_selection"]),
+        "reward_validation_losses": _floats(fields["reward_validation_losses"]),
+        "episode_returns": _floats(fields["episode_returns"]),
+        "step_tokens": tuple(fields["step_tokens"]),
+        "step_flops": _floats(fields["step_flops"]),
+        "picks": tuple(fields["picks"]),
+        "costs": {purpose: _cost(**cost) for purpose, cost in fields["costs"].items()},
+    }
+    return ArmResult(**{**fields, **decoded})
+
+
+def _arm_of_format_2(fields: Mapping[str, Any]) -> ArmResult:
+    """It had the test's numbers among its own, and no tokens and FLOPs by step."""
+    moved = ("test_loss", "test_metric", "target_losses")
+    kept = {name: value for name, value in fields.items() if name not in moved}
+    loss, metric, targets = (fields[name] for name in moved)
+    test = {"loss": loss, "target_losses": targets, "metric": metric}
+    return _arm(
+        {**kept, "test": test, "model_selection": None, "step_tokens": (), "step_flops": ()}
+    )
+
+
+def _held_out(fields: Mapping[str, Any] | None) -> HeldOut | None:
+    if fields is None:
+        return None
+    metric, by_item = fields["metric"], fields.get("item_metrics")
+    return HeldOut(
+        loss=float(fields["loss"]),
+        target_losses={name: float(loss) for name, loss in fields["target_losses"].items()},
+        metric=None if metric is None else float(metric),
+        item_losses=_floats(fields.get("item_losses", ())),
+        item_tokens=tuple(fields.get("item_tokens", ())),
+        item_targets=tuple(fields.get("item_targets", ())),
+        item_metrics=None if by_item is None else _floats(by_item),
+    )
+
+
+def _floats(values: Sequence[float | str]) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
+def _cost(*, tokens: int, padded_tokens: int, flops: float | str, seconds: float | str) -> Cost:
+    return Cost(tokens, padded_tokens, float(flops), float(seconds))

@@ -1,0 +1,163 @@
+"""Arms of several run directories as one comparison, where they were measured on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from raise_mdit.config import ExperimentConfig
+from raise_mdit.errors import RunError
+from raise_mdit.experiment_file import load_resolved
+from raise_mdit.results import ArmResult, read_results
+
+COMPARABLE = ("model", "data.seed", "data.test", "data.model_selection")
+"""Where runs must agree, as in the sources of held-out data: losses on other data, or in other
+tokens, are other quantities."""
+OF_NO_EFFECT = ("name", "seeds", "policies", "tracking", "cache", "data.root", "sweep")
+"""Where they may differ without a word. Policies are compared one by one."""
+
+
+class Gathered(NamedTuple):
+    """Arms of one or several runs."""
+
+    arms: tuple[ArmResult, ...]
+    notes: tuple[str, ...]
+    """In what else the runs differ, in sentences."""
+
+
+class _Run(NamedTuple):
+    directory: Path
+    config: ExperimentConfig
+    arms: tuple[ArmResult, ...]
+
+
+def gather(directories: Sequence[Path]) -> Gathered:
+    """The finished arms of run directories.
+
+    Runs that differ in nothing but policies and seeds are one experiment, and their arms are
+    pooled. Where they differ in more (a learning rate, say), or have different policies under one
+    name, each policy is named with its directory.
+
+    Args:
+        directories: At least one.
+
+    Raises:
+        RunError: A directory is no run or has no results, runs were not measured on the same data,
+            or have the same policy and seed with another outcome.
+    """
+    runs = [_read(directory) for directory in dict.fromkeys(directories)]
+    differing = {key: values for run in runs[1:] for key, values in _differences(runs[0], run)}
+    comparable = [*COMPARABLE, *(name for run in runs for name in _held_out_sources(run))]
+    refused = {key: found for key, found in differing.items() if _is_below(key, comparable)}
+    if refused:
+        raise RunError(_not_comparable(runs, refused))
+    told = {key: found for key, found in differing.items() if not _is_below(key, OF_NO_EFFECT)}
+    if told or _names_clash(runs):
+        arms = [arm for run in runs for arm in _named_by_directory(run, runs)]
+    else:
+        arms = _pooled(runs)
+    _check_same_items(arms)
+    return Gathered(
+        tuple(arms),
+        tuple(f"The runs differ in {key}: {_listed(values)}." for key, values in told.items()),
+    )
+
+
+def _read(directory: Path) -> _Run:
+    file = directory / "config.yaml"
+    if not file.is_file():
+        raise RunError(f"{directory}: not a run directory (no config.yaml)")
+    return _Run(directory, load_resolved(file), read_results(directory / "results.json"))
+
+
+def _differences(first: _Run, other: _Run) -> Iterator[tuple[str, tuple[object, object]]]:
+    """Keys with unequal values."""
+    mine, theirs = (dict(_flat(_sections(run.config))) for run in (first, other))
+    for key in dict.fromkeys([*mine, *theirs]):
+        if mine.get(key) != theirs.get(key):
+            yield key, (mine.get(key), theirs.get(key))
+
+
+def _sections(config: ExperimentConfig) -> dict[str, object]:
+    """The experiment, with its sources by name."""
+    sections = config.model_dump(mode="json")
+    sections["data"]["sources"] = {each["name"]: each for each in sections["data"]["sources"]}
+    return sections
+
+
+def _held_out_sources(run: _Run) -> list[str]:
+    data = run.config.data
+    return [f"data.sources.{share.source}" for share in (*data.test, *data.model_selection)]
+
+
+def _flat(section: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys; a list is one value."""
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _is_below(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def _not_comparable(runs: Sequence[_Run], refused: Mapping[str, tuple[object, object]]) -> str:
+    lines = [f"{key}: {_listed(values)}" for key, values in refused.items()]
+    names = ", ".join(str(run.directory) for run in runs)
+    return "\n".join(
+        [f"{names}: cannot be compared, as they were measured on different data", *lines]
+    )
+
+
+def _listed(values: tuple[object, object]) -> str:
+    return " and ".join("none" if value is None else str(value) for value in values)
+
+
+def _names_clash(runs: Sequence[_Run]) -> bool:
+    """Whether two runs call different policies by one name."""
+    seen: dict[str, object] = {}
+    return any(
+        seen.setdefault(policy.label, policy) != policy
+        for run in runs
+        for policy in run.config.policies
+    )
+
+
+def _named_by_directory(run: _Run, runs: Sequence[_Run]) -> Iterator[ArmResult]:
+    names = [each.directory.name for each in runs]
+    unique = len(set(names)) == len(names)
+    name = run.directory.name if unique else str(run.directory)
+    for arm in run.arms:
+        yield replace(arm, policy=f"{arm.policy} ({name})")
+
+
+def _pooled(runs: Sequence[_Run]) -> list[ArmResult]:
+    """Each policy and seed once."""
+    pooled: dict[tuple[str, int], ArmResult] = {}
+    for run in runs:
+        for arm in run.arms:
+            known = pooled.setdefault((arm.policy, arm.seed), arm)
+            if (known.test, known.model_selection) != (arm.test, arm.model_selection):
+                raise RunError(
+                    f"{run.directory}: {arm.policy} with seed {arm.seed} is in another of these "
+                    "runs, too, with another outcome, so they are not one experiment; compare them "
+                    "in two commands"
+                )
+    policies = list(dict.fromkeys(policy for policy, _ in pooled))
+    return sorted(pooled.values(), key=lambda arm: (policies.index(arm.policy), arm.seed))
+
+
+def _check_same_items(arms: Sequence[ArmResult]) -> None:
+    """The same shares of other files would be other data."""
+    lengths = {
+        arm.test.item_tokens for arm in arms if arm.test is not None and arm.test.item_tokens
+    }
+    if len(lengths) > 1:
+        raise RunError(
+            "these runs were measured on different test items (their numbers of tokens differ), so "
+            "their losses cannot be compared"
+        )

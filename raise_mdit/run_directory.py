@@ -1,0 +1,204 @@
+"""What a run directory holds, and how it is written and read.
+
+When all is done::
+
+    config.yaml             the resolved experiment
+    versions.json           what it ran on
+    preparation.json        what was read, left out and made
+    pool.parquet            every candidate by its recipe
+    features.safetensors    what policies see of every candidate
+    basis.safetensors       axes of their semantic columns, for use on another pool
+    examples.jsonl          the texts that recipes refer to
+    mosaic_wording.yaml     what mosaics can say, where it is the user's own
+    metrics.jsonl           every step and episode
+    arms/<policy>-s<seed>/  result, schedule, and weights and decisions of a learned policy
+    ledger.json             costs by policy, seed and purpose
+    schedule.jsonl          every policy's schedule, with schedule.manifest.json
+    results.json            arms and summaries
+    sealed_test.json        when the test was opened, for which arm and by which command
+    report.html             for people
+    explanation.html        what picks of a learned policy were owed to, where it was asked for
+
+An arm is written when it finishes, so that a run that was stopped can be resumed and what it
+finished is usable.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from raise_mdit import __version__
+from raise_mdit.arms import Arm
+from raise_mdit.comparison import cost_of_choosing
+from raise_mdit.config import ExperimentConfig
+from raise_mdit.core import Cost
+from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, write_basis, write_features
+from raise_mdit.errors import RunError
+from raise_mdit.example_texts import EXAMPLES_FILE, write_examples
+from raise_mdit.experiment_file import load_resolved
+from raise_mdit.policy_config import PolicyConfig
+from raise_mdit.policy_source import embeddings_in_words
+from raise_mdit.preparation import Preparation
+from raise_mdit.results import ArmResult, read_results, to_json, total
+from raise_mdit.run_candidates import WORDING_FILE
+from raise_mdit.runs import read_json, write_json, write_text
+from raise_mdit.schedule import read_schedule, write_schedule
+
+PACKAGES = (
+    "gymnasium",
+    "numpy",
+    "peft",
+    "scikit-learn",
+    "stable-baselines3",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""Packages whose versions can change a result."""
+
+
+def read_config(directory: Path) -> ExperimentConfig:
+    """The resolved experiment of a run directory.
+
+    Raises:
+        RunError: It is not a run directory.
+    """
+    file = directory / "config.yaml"
+    if not file.is_file():
+        raise RunError(f"{directory}: not a run directory (no config.yaml)")
+    return load_resolved(file)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a result."""
+    return {
+        "raise-mdit": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def all_arms(config: ExperimentConfig) -> Iterator[tuple[PolicyConfig, int]]:
+    """Seed by seed, so that an interrupted run has compared every policy on what it finished."""
+    for seed in config.seeds:
+        for policy in config.policies:
+            yield policy, seed
+
+
+def num_arms(config: ExperimentConfig) -> int:
+    """Policies times seeds."""
+    return len(config.policies) * len(config.seeds)
+
+
+def expected_arms(config: ExperimentConfig) -> list[tuple[str, int]]:
+    """Label and seed of every arm that the experiment asks for."""
+    return [(policy.label, seed) for policy, seed in all_arms(config)]
+
+
+def arm_folder(directory: Path, label: str, seed: int) -> Path:
+    """Where an arm keeps what it made.
+
+    Args:
+        directory: Of the run.
+        label: Of the policy.
+        seed: Of the arm.
+    """
+    return directory / "arms" / f"{label}-s{seed}"
+
+
+def finished_folders(
+    config: ExperimentConfig, directory: Path
+) -> Iterator[tuple[tuple[str, int], Path]]:
+    """Label, seed and folder of each arm that has finished, in the order in which they run."""
+    for policy, seed in all_arms(config):
+        folder = arm_folder(directory, policy.label, seed)
+        if (folder / "result.json").is_file():
+            yield (policy.label, seed), folder
+
+
+def write_preparation(directory: Path, preparation: Preparation) -> None:
+    """Write what every arm starts from: candidates, features, texts, and what was left out."""
+    corpus = preparation.corpus
+    preparation.pool.write(directory / "pool.parquet")
+    write_features(directory / FEATURES_FILE, preparation.table)
+    if preparation.table.basis is not None:
+        embeddings = embeddings_in_words(preparation.config.features, preparation.pretrained.digest)
+        write_basis(directory / BASIS_FILE, preparation.table.basis, embeddings=embeddings)
+    mosaic = preparation.config.pools.mosaic
+    if mosaic is not None and mosaic.wording is not None:
+        write_text(directory / WORDING_FILE, Path(mosaic.wording).read_text("utf-8"))
+    write_examples(directory / EXAMPLES_FILE, preparation.examples.values())
+    write_json(
+        directory / "preparation.json",
+        {
+            "notes": preparation.notes,
+            "model_digest": preparation.pretrained.digest,
+            "chat_template": preparation.pretrained.tokenizer.chat_template,
+            "precision": preparation.precision,
+            "num_trainable": preparation.tuning.learner.num_trainable,
+            "num_candidates": len(preparation.pool),
+            "full_training": preparation.full_training._asdict(),
+            "bad_rows": [row._asdict() for row in corpus.bad_rows],
+            "special_rows": [row._asdict() for row in corpus.special_rows],
+            "removed_for_overlap": [removal._asdict() for removal in corpus.report.removals],
+        },
+    )
+
+
+def preparation_notes(directory: Path) -> list[str]:
+    """What was read, left out and made, in sentences; none where nothing was prepared."""
+    file = directory / "preparation.json"
+    return list(read_json(file)["notes"]) if file.is_file() else []
+
+
+def choosing_notes(directory: Path, arms: Sequence[ArmResult]) -> tuple[str, ...]:
+    """What learning cost each policy, as a share of one full-data training.
+
+    Args:
+        directory: Of a run.
+        arms: Finished ones.
+    """
+    file = directory / "preparation.json"
+    if not file.is_file():
+        return ()
+    return cost_of_choosing(arms, Cost(**read_json(file)["full_training"]))
+
+
+def write_arm(preparation: Preparation, folder: Path, arm: Arm) -> None:
+    """Write a finished arm."""
+    write_schedule(folder, arm.picks, recipe_of(preparation.config, preparation.pretrained.digest))
+    write_text(folder / "result.json", to_json([arm.result], []))  # last: its presence means done
+
+
+def read_arm(folder: Path) -> Arm:
+    """What :func:`write_arm` wrote."""
+    (result,) = read_results(folder / "result.json")
+    return Arm(result, read_schedule(folder))
+
+
+def recipe_of(config: ExperimentConfig, model_digest: str | None) -> dict[str, object]:
+    """What a trainer must do alike to replay a schedule."""
+    return {
+        "model": config.model.name,
+        "model_digest": model_digest,
+        "max_length": config.model.max_length,
+        "system_prompt": config.model.system_prompt,
+        "batch_size": config.environment.batch_size,
+        "loss": "mean over response tokens",
+        "learner": config.learner.model_dump(mode="json"),
+    }
+
+
+def ledger_of(results: list[ArmResult]) -> dict[str, object]:
+    """Costs by policy and seed as if each had run alone; the total leaves out monitoring."""
+    return {
+        f"{result.policy}/s{result.seed}": {
+            **{purpose: cost._asdict() for purpose, cost in result.costs.items()},
+            "total": total(result.costs)._asdict(),
+        }
+        for result in results
+    }

@@ -1,0 +1,1 @@
+"""Weights & Biases as a mirror of run directories: runs, tables, artifacts, dashboards, sweeps."""

@@ -1,0 +1,244 @@
+"""The local report as a workspace and a report of W&B: the same questions, the same order.
+
+Both are found again by name, so that pushing twice updates them. Numbers on them are W&B's, drawn
+from runs; what the report says in words is the local report's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import wandb
+import wandb_workspaces.expr as expr
+import wandb_workspaces.workspaces as ws
+from wandb_workspaces.reports.v2 import interface as wr
+from wandb_workspaces.workspaces import internal
+
+from raise_mdit import tracking
+from raise_mdit.candidates import content_hash
+from raise_mdit.comparison import PolicySummary, summarise
+from raise_mdit.errors import RunError
+from raise_mdit.experiment_file import load_resolved
+from raise_mdit.report_sentences import headline
+from raise_mdit.report_words import DIFFERENCE, LOSS, interval_text
+from raise_mdit.results import arms_from_json
+from raise_mdit.wandb_mirror.service import SERVICE_FAULTS, connect, reason
+from raise_mdit.wandb_mirror.stages import COMPARISON_TABLE, COSTS_TABLE, PICKS_TABLE, project_path
+
+POLICY = wr.Config("policy_name")
+"""By which runs are grouped."""
+MAX_TITLE = 128
+"""Characters of a report's title."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A question of the report, and the plots that answer it."""
+
+    title: str
+    """As in the local report."""
+    panels: tuple[wr.PanelTypes, ...]
+
+
+class Pushed(NamedTuple):
+    """Where to look."""
+
+    workspace: str
+    """Address."""
+    report: str
+    """Address."""
+
+
+def push(directory: Path) -> Pushed:
+    """Create or update the workspace and the report of a run directory's experiment.
+
+    Args:
+        directory: Run directory with results. Its experiment names workspace and report; they show
+            the runs of this directory.
+
+    Raises:
+        RunError: There are no results, the experiment is not tracked, or the service does not
+            answer.
+    """
+    if not (directory / "results.json").is_file():
+        raise RunError(f"{directory}: no results.json; was a run ever finished or stopped here?")
+    config = load_resolved(directory / "config.yaml")
+    mirror = config.tracking.wandb
+    if mirror is None:
+        raise RunError(f"{directory}: `tracking.wandb` is null, so W&B has no runs to show")
+    api = connect()
+    entity, _, project = project_path(api, mirror).partition("/")
+    place = _Place(entity, project, config.name, directory.resolve().name)
+    summaries = summarise(arms_from_json((directory / "results.json").read_text("utf-8")))
+    try:
+        return Pushed(_push_workspace(place), _push_report(place, summaries, api))
+    except SERVICE_FAULTS as fault:
+        raise RunError(f"Weights & Biases: {reason(fault)}") from fault
+
+
+def parts() -> tuple[Part, ...]:
+    """What is shown, in the order of the local report."""
+    return (
+        Part("All policies", (wr.WeavePanelSummaryTable(table_name=COMPARISON_TABLE),)),
+        Part(
+            "Did the policy learn?",
+            (
+                _lines("Return by learning episode", tracking.ROLLOUT_EPISODE_RETURN),
+                _lines("Critic: explained variance", "train/explained_variance"),
+                _lines("Divergence of an update", "train/approx_kl"),
+            ),
+        ),
+        Part(
+            "How the loss fell",
+            (
+                _lines("Loss on reward-validation", tracking.REWARD_VALIDATION_LOSS),
+                _lines("Loss of batches", tracking.TUNING_LOSS),
+            ),
+        ),
+        Part(
+            "Where each policy ended",
+            (_bars("Loss on the sealed test, mean and standard error", tracking.TEST_LOSS),),
+        ),
+        Part(
+            "What was picked, and when",
+            (
+                wr.LinePlot(
+                    title="Share of picks by group",
+                    x=tracking.TUNING_STEP,
+                    metric_regex=f"{tracking.PICKS}.*",
+                    plot_type="pct-area",
+                    groupby=POLICY,
+                    groupby_aggfunc="mean",
+                ),
+                wr.WeavePanelSummaryTable(table_name=PICKS_TABLE),
+            ),
+        ),
+        Part(
+            "What it cost",
+            (
+                _bars("Floating-point operations in all", tracking.COST_FLOPS),
+                wr.WeavePanelSummaryTable(table_name=COSTS_TABLE),
+            ),
+        ),
+    )
+
+
+def _lines(title: str, metric: str) -> wr.LinePlot:
+    """A metric against its axis, policies by mean and range of their seeds."""
+    return wr.LinePlot(
+        title=title,
+        x=tracking.STEP_AXES[metric],
+        y=[metric],
+        groupby=POLICY,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+    )
+
+
+def _bars(title: str, metric: str) -> wr.BarPlot:
+    """A final number of policies, by mean and standard error of their seeds."""
+    return wr.BarPlot(
+        title=title,
+        metrics=[wr.SummaryMetric(metric)],
+        groupby=POLICY,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stderr",
+    )
+
+
+class _Place(NamedTuple):
+    """Whose runs are shown, and where."""
+
+    entity: str
+    project: str
+    experiment: str
+    run_directory: str
+
+    @property
+    def filters(self) -> expr.And:
+        return expr.And(
+            expr.Metric("Group") == self.experiment,
+            expr.Config("run_directory") == self.run_directory,
+        )
+
+    @property
+    def title(self) -> str:
+        return f"{self.experiment}: which instructions to train on"[:MAX_TITLE]
+
+
+def _push_workspace(place: _Place) -> str:
+    workspace = ws.Workspace(
+        entity=place.entity,
+        project=place.project,
+        name=place.title,
+        sections=[
+            ws.Section(name=part.title, panels=list(part.panels), is_open=True) for part in parts()
+        ],
+        runset_settings=ws.RunsetSettings(
+            filters=place.filters,
+            groupby=[expr.Config(POLICY.name)],
+            order=[ws.Ordering(ws.Summary(tracking.TEST_LOSS), ascending=True)],
+            pinned_columns=[f"summary:{tracking.TEST_LOSS}", f"summary:{tracking.COST_FLOPS}"],
+        ),
+    )
+    # The client finds a workspace again only by its address, so its internal name follows from what
+    # it shows.
+    name = f"nw-{content_hash([place.entity, place.project, place.experiment])[:11]}-v"
+    workspace._internal_name = name
+    workspace._internal_id = _workspace_id(place, name)
+    save: Callable[[], object] = workspace.save
+    save()
+    return str(workspace.url)
+
+
+def _workspace_id(place: _Place, name: str) -> str:
+    """Of the workspace that has an internal name; empty where there is none yet."""
+    try:
+        view = internal.get_view_dict(
+            place.entity, place.project, internal._internal_name_to_url_query_str(name)
+        )
+    except ValueError:
+        return ""
+    return str(view["id"])
+
+
+def _push_report(place: _Place, summaries: Sequence[PolicySummary], api: wandb.Api) -> str:
+    runset = wr.Runset(
+        entity=place.entity, project=place.project, name="policies", filters=place.filters
+    )
+    blocks: list[wr.BlockTypes] = [
+        wr.MarkdownBlock(text="\n\n".join(headline(summaries))),
+        wr.MarkdownBlock(text=markdown_table(summaries)),
+    ]
+    for part in parts():
+        blocks += [wr.H2(part.title), wr.PanelGrid(runsets=[runset], panels=list(part.panels))]
+    report = wr.Report(
+        entity=place.entity,
+        project=place.project,
+        title=place.title,
+        description="Written by raise-mdit from a run directory; pushing again replaces it.",
+        blocks=blocks,
+    )
+    for found in api.reports(f"{place.entity}/{place.project}", name=place.title):
+        report.id = found.id
+    report.save()
+    return str(report.url)
+
+
+def markdown_table(summaries: Sequence[PolicySummary]) -> str:
+    """The comparison with its intervals, as Markdown."""
+    rows = (
+        (
+            each.policy,
+            interval_text(each.compared, LOSS),
+            interval_text(each.difference_to_random, DIFFERENCE),
+            each.verdict,
+        )
+        for each in summaries
+    )
+    head = ("policy", "loss", "minus random", "verdict")
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
