@@ -41,6 +41,22 @@ def test_every_package_on_disk_is_listed() -> None:
     assert found == set(SETUPTOOLS["packages"])
 
 
+@pytest.mark.parametrize("package", SETUPTOOLS["packages"])
+def test_every_file_that_a_package_reads_is_in_the_wheel(package: str) -> None:
+    folder = ROOT / "/".join(package.split("."))
+    packages = {ROOT / "/".join(each.split(".")) for each in SETUPTOOLS["packages"]}
+    found = {
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc")
+        and next(parent for parent in path.parents if parent in packages) == folder
+    }
+    patterns = SETUPTOOLS["package-data"].get(package, [])
+    assert found == {path for pattern in patterns for path in folder.glob(pattern)} & found
+    assert all(any(folder.glob(pattern)) for pattern in patterns)
+
+
 def test_only_one_top_level_package() -> None:
     assert {package.split(".")[0] for package in SETUPTOOLS["packages"]} == {"raise_mdit"}
 
