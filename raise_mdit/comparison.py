@@ -221,7 +221,11 @@ def _more(effect: Effect) -> str:
     if effect.more_seeds is None or (effect.over_items is not None and effect.more_items is None):
         return ""
     wanted = {"seeds": effect.more_seeds, "held-out items": effect.more_items or 0}
-    return " and ".join(f"{number:,} more {name}" for name, number in wanted.items() if number)
+    return " and ".join(
+        f"{number:,} more {name if number > 1 else name.removesuffix('s')}"
+        for name, number in wanted.items()
+        if number
+    )
 
 
 def _by_policy(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:

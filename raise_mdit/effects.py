@@ -4,14 +4,14 @@ Differences are paired, by seed and by held-out item; each gives an interval and
 (:mod:`raise_mdit.bootstrap`). A policy is told from its reference only where both do: where other
 seeds would say the same, and other test items, too. The larger of the two p-values counts. Those of
 all policies against one reference are corrected together (Holm), and the word follows the corrected
-one. So a 95 % interval may leave out zero where the word is *inconclusive*: of many policies one
-looks good by chance.
+one; two references are compared once, and the word holds both ways. So a 95 % interval may leave
+out zero where the word is *inconclusive*: of many policies one looks good by chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -97,16 +97,58 @@ def effects_of(
     """
     policies = dict.fromkeys(policy for policy, _ in losses)
     effects: dict[str, list[Effect]] = {policy: [] for policy in policies}
+    judged: dict[tuple[str, str], Effect] = {}
     for role, reference in roles.items():
+        known = {
+            policy: _mirrored(judged[reference, policy], role, policy)
+            for policy in policies
+            if (reference, policy) in judged
+        }
         pairs = {
             policy: pairs_of
             for policy in policies
             if policy != reference
+            and policy not in known
             and (pairs_of := _pairs(policy, reference, losses, by_item)) is not None
         }
-        for policy, effect in _effects_against(role, reference, pairs).items():
-            effects[policy].append(effect)
+        found = _effects_against(role, reference, pairs)
+        judged |= {(policy, reference): effect for policy, effect in found.items()}
+        for policy in policies:
+            effect = known.get(policy) or found.get(policy)
+            if effect is not None:
+                effects[policy].append(replace(effect, reference=reference))
     return {policy: tuple(each) for policy, each in effects.items()}
+
+
+_OPPOSITE: Mapping[Verdict, Verdict] = {"better": "worse", "worse": "better"}
+
+
+def _mirrored(effect: Effect, role: Role, policy: str) -> Effect:
+    """What was found of two policies, told of the other: they get one verdict, not two.
+
+    Args:
+        effect: Of what is the reference now.
+        role: Its role.
+        policy: What was the reference then.
+    """
+    assert effect.reference == policy, f"{policy} was the reference"
+    return replace(
+        effect,
+        against=role,
+        difference=_negated(effect.difference),
+        over_items=None if effect.over_items is None else _negated(effect.over_items),
+        verdict=_OPPOSITE.get(effect.verdict, effect.verdict),
+    )
+
+
+def _negated(interval: Interval) -> Interval:
+    low, high = interval.high, interval.low
+    return Interval(
+        -interval.mean,
+        None if low is None else -low,
+        None if high is None else -high,
+        interval.num_samples,
+    )
 
 
 def _pairs(policy: str, reference: str, losses: Losses, by_item: ByItem) -> _Pairs | None:

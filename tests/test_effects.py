@@ -146,7 +146,7 @@ def test_p_values_are_corrected_over_policies_and_against_each_reference_apart()
 
     for place in (0, 1):
         reference = f"policy {place}"
-        others = [f"policy {at}" for at in range(8) if at != place]
+        others = [f"policy {at}" for at in range(place + 1, 8)]  # two references meet once
         p_values = []
         for policy in others:
             apart = [losses[policy, seed] - losses[reference, seed] for seed in range(SEEDS)]
@@ -377,3 +377,28 @@ def test_references_are_the_first_of_their_kind() -> None:
     ]
 
     assert references(given) == {"random": "mine", "base": "untrained", "full": "all"}
+
+
+def test_two_references_are_compared_once_and_the_word_holds_both_ways() -> None:
+    """Held against few rivals the pair would pass, held against many it does not: one word."""
+    spread = [0.9, 1.0, 1.3, 0.8, 1.1]
+    losses = losses_of(random=spread, base=[each + 0.5 for each in DRAWN[0] / 3])
+    rivals = losses_of(**{f"p{at}": list(spread + row) for at, row in enumerate(DRAWN)})
+    found = effects_of({**losses, **rivals}, {}, {"random": "random", "base": "base"})
+
+    (there,) = (effect for effect in found["base"] if effect.against == "random")
+    (back,) = (effect for effect in found["random"] if effect.against == "base")
+
+    assert back.reference == "base"
+    assert (back.p_value, back.adjusted_p) == (there.p_value, there.adjusted_p)
+    assert back.difference.mean == -there.difference.mean
+    assert (back.difference.low, back.difference.high) == (
+        -(there.difference.high or math.nan),
+        -(there.difference.low or math.nan),
+    )
+    opposite = {"better": "worse", "worse": "better"}
+    assert back.verdict == opposite.get(there.verdict, there.verdict)
+    alone = effects_of(losses, {}, {"base": "base"})["random"][0]
+    assert alone.adjusted_p is not None
+    assert there.adjusted_p is not None
+    assert alone.adjusted_p < there.adjusted_p
