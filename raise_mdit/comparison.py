@@ -292,8 +292,9 @@ def _summary(
     right = [held_out.metric for held_out in measured if held_out.metric is not None]
     ratios = [compared[arm.policy, arm.seed] for arm in arms] if compared else []
     several = len(measured[0].target_losses) > 1
-    against_random = next((effect for effect in effects if effect.against == "random"), None)
-    verdict: Verdict = "reference" if is_reference else "inconclusive"
+    verdict: Verdict = "one seed" if len(arms) == 1 else "inconclusive"  # without a reference
+    for effect in effects:
+        verdict = effect.verdict if effect.against == "random" else verdict
     return PolicySummary(
         policy=arms[0].policy,
         kind=arms[0].kind,
@@ -313,7 +314,7 @@ def _summary(
         steps=fmean(arm.steps for arm in arms),
         tokens=fmean(arm.tokens for arm in arms),
         compute=_mean_cost([total(arm.costs) for arm in arms]),
-        verdict=verdict if against_random is None else against_random.verdict,
+        verdict="reference" if is_reference else verdict,
     )
 
 

@@ -52,7 +52,7 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
     if not of_policy:
         labels = sorted({arm.policy for arm in arms})
         raise RunError(
-            f"--policy {policy!r}: not in this run, which has {', '.join(labels)}."
+            f"--policy {policy!r}: not among what trained in this run, {', '.join(labels)}."
             f"{nearest(policy, labels)}"
         )
     if seed is None:

@@ -361,3 +361,8 @@ def test_open_comparisons_that_can_be_settled_stand_apart_from_those_that_cannot
 @pytest.mark.parametrize("losses", [(0.5, 0.51, 0.49), (0.5,), (0.5, math.nan)])
 def test_what_is_settled_or_cannot_be_told_has_no_sentence(losses: tuple[float, ...]) -> None:
     assert sentences(arms("random", 1.0, 1.0, 1.0), arms("ppo", *losses)) == ()
+
+
+def test_a_policy_of_one_seed_without_random_has_no_verdict() -> None:
+    (summary,) = summarise(arms("ppo", 1.0))
+    assert summary.verdict == "one seed"

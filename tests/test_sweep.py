@@ -259,3 +259,11 @@ def test_the_command_names_the_best_and_how_to_run_it(
 def test_a_directory_of_something_else_is_left_alone(file: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no sweep"):
         searched(plan(file), tmp_path)
+
+
+def test_run_refuses_a_file_with_a_sweep_before_anything_is_written(
+    file: Path, tmp_path: Path
+) -> None:
+    told = CliRunner().invoke(app, ["run", str(file), "--out", str(tmp_path / "out")])
+    assert "which raise-mdit sweep" in str(told.exception)
+    assert not (tmp_path / "out").exists()

@@ -91,6 +91,11 @@ def _run_asked_for(
         if more is not None:
             raise UserError("--more-seeds adds to a run: name its directory in place of the file")
         config = load_experiment(file, overrides)
+        if config.sweep is not None:
+            raise ConfigError(
+                f"{file}: has a `sweep` section, which raise-mdit sweep {file} runs; --set "
+                "sweep=null runs the experiment without it"
+            )
         return config, directory or new_run_directory(Path("runs"), config.name, now=datetime.now())
     if overrides or directory is not None:
         raise UserError(
