@@ -81,6 +81,9 @@ def run(
     _print_comparison(outcome.summaries, outcome.notes)
     out.print(f"report    {escape(str(directory / 'report.html'))}")
     out.print(f"schedules {escape(str(directory / 'schedule.jsonl'))}")
+    wandb = config.tracking.wandb
+    if wandb is not None and wandb.mode == "offline":
+        out.print(f"W&B       kept on disk; raise-mdit sync {escape(str(directory))} sends it")
 
 
 def _run_asked_for(
