@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
-from raise_mdit.statistics import CONFIDENCE, Interval
+from raise_mdit.statistics import CONFIDENCE, Interval, interval_without_spread
 
 NUM_RESAMPLES = 10_000
 SMALLEST_P = 1e-6
@@ -104,11 +104,9 @@ def bootstrap_interval(values: Sequence[float], confidence: float = CONFIDENCE) 
         values: One number a seed, at least one.
         confidence: Share of such intervals that hold the true mean, between 0 and 1.
     """
-    assert values, "a mean needs a sample"
-    if len(values) == 1 or not all(map(math.isfinite, values)):
-        return Interval(sum(values) / len(values), None, None, len(values))
-    if min(values) == max(values):
-        return Interval(values[0], values[0], values[0], len(values))
+    without_spread = interval_without_spread(values)
+    if without_spread is not None:
+        return without_spread
     low, high = MeanBootstrap(values).interval(confidence)
     return Interval(math.fsum(values) / len(values), low, high, len(values))
 
@@ -118,12 +116,12 @@ def zero_mean_p_value(values: Sequence[float]) -> float | None:
 
     Samples that are all equal leave no doubt: 1 for zeros, else the smallest that is told.
     """
-    assert values, "a mean needs a sample"
-    if len(values) == 1 or not all(map(math.isfinite, values)):
+    without_spread = interval_without_spread(values)
+    if without_spread is None:
+        return MeanBootstrap(values).p_value
+    if without_spread.low is None:
         return None
-    if min(values) == max(values):
-        return 1.0 if values[0] == 0 else SMALLEST_P
-    return MeanBootstrap(values).p_value
+    return 1.0 if without_spread.mean == 0 else SMALLEST_P
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,15 +9,16 @@ from raise_mdit.comparison import PolicySummary
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import RunError
 from raise_mdit.experiment import conclude
-from raise_mdit.held_out import held_out_data, measure
+from raise_mdit.experiment_file import read_config
+from raise_mdit.held_out import held_out_split, measure
 from raise_mdit.inputs import load_inputs
 from raise_mdit.learners.trained_weights import WEIGHTS_FILE, read_weights
 from raise_mdit.learners.trunk_store import TrunkStore
 from raise_mdit.openings import Seal, read_openings
 from raise_mdit.progress import Progress
 from raise_mdit.results import ArmResult, read_results, to_json
-from raise_mdit.run_directory import arm_folder, expected_arms, read_config
-from raise_mdit.runs import cache_directory, write_text
+from raise_mdit.run_directory import expected_arms
+from raise_mdit.runs import arm_folder, cache_directory, write_text
 from raise_mdit.task_metrics import load_answer_metric
 from raise_mdit.tuning import Tuning
 
@@ -47,14 +48,7 @@ def evaluate(directory: Path, progress: Progress) -> tuple[PolicySummary, ...]:
     inputs = load_inputs(config, cache=cache_directory(), progress=progress)
     store = TrunkStore(cache_directory() / "trunk", max_bytes=config.cache.max_bytes)
     tuning = Tuning(config, inputs.pretrained, precision=inputs.precision, store=store)
-    test = held_out_data(
-        inputs.corpus,
-        inputs.encoder,
-        "test",
-        metric=config.evaluation.task_metric,
-        max_length=config.model.max_length,
-        answers=load_answer_metric(config.evaluation),
-    )
+    test = held_out_split(config, inputs, "test", load_answer_metric(config.evaluation))
     seal = Seal(directory, test.items, by="evaluate")
     progress.start("sealed test", len(waiting))
     for arm in waiting:

@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from raise_mdit.arms import Arm, run_arm, summary_of
-from raise_mdit.comparison import PolicySummary, power_sentences, reached_by, summarise
+from raise_mdit.comparison import PolicySummary, power_sentences, summarise
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import ConfigError, RunError
-from raise_mdit.experiment_file import resolved_yaml
-from raise_mdit.metric_agreement import metric_agreement
+from raise_mdit.experiment_file import read_config, resolved_yaml
 from raise_mdit.openings import Seal
 from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.policy_transfer import check_transfers
@@ -25,17 +22,16 @@ from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Progress
 from raise_mdit.recording import Recorder
 from raise_mdit.report import write_report
+from raise_mdit.report_sentences import metric_agreement_of
 from raise_mdit.results import ArmResult, read_results, to_json
 from raise_mdit.run_directory import (
     all_arms,
-    arm_folder,
     choosing_notes,
     finished_folders,
     ledger_of,
     num_arms,
     preparation_notes,
     read_arm,
-    read_config,
     recipe_of,
     versions,
     write_arm,
@@ -43,6 +39,7 @@ from raise_mdit.run_directory import (
 )
 from raise_mdit.runs import (
     MetricsFile,
+    arm_folder,
     cache_directory,
     keep_metrics,
     read_json,
@@ -259,10 +256,6 @@ def notes_on(
         arms: Finished ones.
         summaries: The same by policy.
     """
-    warnings: tuple[str, ...] = ()
-    metric = next((arm.metric for arm in arms if arm.metric is not None), None)
-    if metric is not None:
-        named = metric.replace("_", " ")
-        agreement = metric_agreement(reached_by(arms), metric=named, rng=np.random.default_rng(0))
-        warnings = (agreement.sentence,) if agreement.warns else ()
+    agreement = metric_agreement_of(arms, summaries)
+    warnings = (agreement.sentence,) if agreement is not None and agreement.warns else ()
     return (*choosing_notes(directory, arms), *power_sentences(summaries), *warnings)

@@ -63,6 +63,18 @@ def load_resolved(path: Path) -> ExperimentConfig:
         raise RunError(f"{path}: not an experiment of this version ({error})") from error
 
 
+def read_config(directory: Path) -> ExperimentConfig:
+    """The resolved experiment of a run directory.
+
+    Raises:
+        RunError: It is not a run directory.
+    """
+    file = directory / "config.yaml"
+    if not file.is_file():
+        raise RunError(f"{directory}: not a run directory (no config.yaml)")
+    return load_resolved(file)
+
+
 def resolved_yaml(config: ExperimentConfig) -> str:
     """The config with every default written out, as YAML that loads again to an equal config."""
     stream = io.StringIO()

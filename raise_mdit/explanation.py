@@ -25,11 +25,12 @@ from raise_mdit.conversations import Part
 from raise_mdit.core import Message
 from raise_mdit.decisions import DECISIONS_FILE, POLICY_FILE, Decisions, read_decisions
 from raise_mdit.errors import RunError, nearest
+from raise_mdit.experiment_file import read_config
 from raise_mdit.progress import Progress
 from raise_mdit.rescoring import RescoredStep, Rescorer
-from raise_mdit.results import ArmResult, arms_from_json
+from raise_mdit.results import ArmResult, read_result
 from raise_mdit.run_candidates import PARENTS, RunCandidates, asked, one_line
-from raise_mdit.run_directory import read_config
+from raise_mdit.runs import arm_folder
 from raise_mdit.schedule import Pick, read_schedule
 
 WAYS_OF_GROUPING = ("source", "kind", "cluster")
@@ -134,7 +135,7 @@ def explain(
     candidates = RunCandidates(directory)
     rescorer = Rescorer(load_scorer(folder / POLICY_FILE), candidates.table, decisions)
     taken = _taken(folder, candidates, decisions)
-    (result,) = arms_from_json((folder / "result.json").read_text("utf-8"))
+    result = read_result(folder)
     attributions = np.zeros((num_steps, len(rescorer.groups)))
     picks: list[ExplainedPick] = []
     progress.start(f"{result.policy} s{result.seed}: attributions", num_steps)
@@ -174,7 +175,7 @@ class _Arms:
         notes = []
         for policy in config.policies:
             for seed in sorted(config.seeds):
-                folder = directory / "arms" / f"{policy.label}-s{seed}"
+                folder = arm_folder(directory, policy.label, seed)
                 if not (folder / "result.json").is_file():
                     continue
                 if not (folder / DECISIONS_FILE).is_file():

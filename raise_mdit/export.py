@@ -19,7 +19,7 @@ from raise_mdit.decisions import (
     read_features,
 )
 from raise_mdit.errors import RunError
-from raise_mdit.experiment_file import load_resolved
+from raise_mdit.experiment_file import read_config
 from raise_mdit.exported_policy import (
     DESCRIPTION_FILE,
     PolicyDescription,
@@ -27,7 +27,7 @@ from raise_mdit.exported_policy import (
     write_policy,
 )
 from raise_mdit.finished_arm import FinishedArm, chosen_arm
-from raise_mdit.runs import write_text
+from raise_mdit.runs import arm_folder, write_text
 from raise_mdit.schedule import order_digest
 from raise_mdit.schedules import bundle
 from raise_mdit.schedules.bundle import ScheduledRow
@@ -103,14 +103,14 @@ def export_policy(
     target = to or directory / "policy"
     check_folder(target)
     arm = chosen_arm(directory, policy, seed)
-    folder = directory / "arms" / f"{arm.policy}-s{arm.seed}"
+    folder = arm_folder(directory, arm.policy, arm.seed)
     weights = folder / POLICY_FILE
     if not (folder / DECISIONS_FILE).is_file() or not holds_scorer(weights):
         raise RunError(
             f"--policy {arm.policy}: a policy of kind {arm.kind} has no weights that score "
             "candidates; name one that learns to, such as of kind ppo"
         )
-    config = load_resolved(directory / "config.yaml")
+    config = read_config(directory)
     (section,) = (each for each in config.policies if each.label == arm.policy)
     size = config.features.semantic_size
     description = PolicyDescription(

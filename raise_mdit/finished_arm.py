@@ -16,12 +16,12 @@ from raise_mdit.conversations import Part, parts_of
 from raise_mdit.core import Message
 from raise_mdit.errors import RunError, nearest
 from raise_mdit.example_texts import EXAMPLES_FILE, read_examples
-from raise_mdit.experiment_file import load_resolved
+from raise_mdit.experiment_file import read_config
 from raise_mdit.learners.adamw import decay_factor
 from raise_mdit.pool import Pool
-from raise_mdit.results import ArmResult, arms_from_json
+from raise_mdit.results import ArmResult, read_results
 from raise_mdit.run_candidates import wording_of
-from raise_mdit.runs import read_json
+from raise_mdit.runs import arm_folder, read_json
 from raise_mdit.schedule import read_schedule
 from raise_mdit.schedules.bundle import ScheduledRow, ScheduledStep, conversation_id
 from raise_mdit.schedules.scores import PickScore, pick_scores
@@ -35,7 +35,7 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
     results = directory / "results.json"
     if not results.is_file():
         raise RunError(f"{directory}: not a finished run (no results.json)")
-    finished = arms_from_json(results.read_text("utf-8"))
+    finished = read_results(results)
     arms = [arm for arm in finished if arm.steps > 0]
     if not arms:
         raise RunError(f"{directory}: no policy of this run trained on anything")
@@ -68,9 +68,9 @@ class FinishedArm:
     def __init__(self, directory: Path, arm: ArmResult) -> None:
         self.directory = directory
         self.arm = arm
-        self.folder = directory / "arms" / f"{arm.policy}-s{arm.seed}"
+        self.folder = arm_folder(directory, arm.policy, arm.seed)
         self.picks = read_schedule(self.folder)
-        self.config: ExperimentConfig = load_resolved(directory / "config.yaml")
+        self.config: ExperimentConfig = read_config(directory)
         self._pool = Pool.read(directory / "pool.parquet")
         self._numbers = self._pool.rows_of([pick.id for pick in self.picks])
         self._examples = read_examples(directory / EXAMPLES_FILE)

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from raise_mdit.answer_prompts import AnswerPrompts, encode_prompts
-from raise_mdit.config import TaskMetric
+from raise_mdit.config import ExperimentConfig, TaskMetric
 from raise_mdit.core import Cost, EncodedRow, Evaluation
 from raise_mdit.corpus import Corpus
 from raise_mdit.encoding import ChatEncoder
+from raise_mdit.inputs import Inputs
 from raise_mdit.learners.generation import AnsweringLearner
 from raise_mdit.option_likelihood import OptionRows, encode_options
 from raise_mdit.results import HeldOut, HeldOutSplit
@@ -110,6 +111,27 @@ def held_out_data(
         options=options,
         answers=answers,
         prompts=prompts,
+    )
+
+
+def held_out_split(
+    config: ExperimentConfig, inputs: Inputs, split: HeldOutSplit, answers: AnswerMetric | None
+) -> HeldOutData:
+    """A split as an experiment asks for it; see :func:`held_out_data`.
+
+    Args:
+        config: The experiment.
+        inputs: Its model and data.
+        split: Which.
+        answers: Its metric of generated responses, loaded before anything is spent.
+    """
+    return held_out_data(
+        inputs.corpus,
+        inputs.encoder,
+        split,
+        metric=config.evaluation.task_metric,
+        max_length=config.model.max_length,
+        answers=answers,
     )
 
 

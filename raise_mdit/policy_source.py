@@ -15,10 +15,11 @@ from pathlib import Path
 from raise_mdit.config import ExperimentConfig, FeaturesConfig
 from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, POLICY_FILE, read_basis, read_features
 from raise_mdit.errors import ConfigError, RunError, nearest
-from raise_mdit.experiment_file import load_resolved
+from raise_mdit.experiment_file import read_config
 from raise_mdit.exported_policy import DESCRIPTION_FILE, is_policy_folder, read_policy
 from raise_mdit.features import Basis
 from raise_mdit.policy_config import PolicyConfig, PpoConfig
+from raise_mdit.runs import arm_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class TrainedPolicy:
             return read_policy(self.directory).weights
         label = self.policy.label
         for each in (seed, *self.seeds):
-            folder = self.directory / "arms" / f"{label}-s{each}"
+            folder = arm_folder(self.directory, label, each)
             if (folder / "result.json").is_file() and (folder / POLICY_FILE).is_file():
                 return folder / POLICY_FILE
         raise RunError(f"{self.where}: {label} has not finished in {self.directory}; resume it")
@@ -91,7 +92,7 @@ def trained_policy(policy: PpoConfig) -> TrainedPolicy:
             f"{where}: {directory}: not a run directory (no config.yaml), nor an exported policy "
             f"(no {DESCRIPTION_FILE})"
         )
-    config = load_resolved(directory / "config.yaml")
+    config = read_config(directory)
     trained = {
         each.label: each
         for each in config.policies

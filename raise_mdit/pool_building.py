@@ -9,14 +9,10 @@ from pathlib import Path
 
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost, Example
-from raise_mdit.corpus import Corpus
-from raise_mdit.inputs import load_inputs
+from raise_mdit.inputs import Inputs, load_inputs
 from raise_mdit.knowledge import Knowledge, find_out
-from raise_mdit.learners.forward import Precision
-from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.progress import Progress
-from raise_mdit.sources.mosaic_wording import Wording
 from raise_mdit.synthesis import CandidatePool, synthesise
 
 
@@ -24,18 +20,15 @@ from raise_mdit.synthesis import CandidatePool, synthesise
 class BuiltPool:
     """Candidates, and what they were made with."""
 
-    pretrained: Pretrained
-    precision: Precision
-    corpus: Corpus
+    inputs: Inputs
     knowledge: Knowledge
-    wording: Wording
     candidates: CandidatePool
     synthesis_cost: Cost
 
     @property
     def examples(self) -> dict[str, Example]:
         """The pool's examples by id."""
-        return {each.example.id: each.example for each in self.corpus.splits["pool"]}
+        return {each.example.id: each.example for each in self.inputs.corpus.splits["pool"]}
 
 
 def build_pool(
@@ -78,4 +71,4 @@ def build_pool(
         features=knowledge.features,
     )
     cost = Cost(seconds=time.perf_counter() - started)
-    return BuiltPool(pretrained, precision, corpus, knowledge, inputs.wording, candidates, cost)
+    return BuiltPool(inputs, knowledge, candidates, cost)

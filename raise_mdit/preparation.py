@@ -20,7 +20,6 @@ from raise_mdit.clustering import cluster
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import KINDS, Budget, Cost, EncodedRow, Example
 from raise_mdit.corpus import Corpus
-from raise_mdit.encoding import ChatEncoder
 from raise_mdit.envs import Renewal, TrainingPool
 from raise_mdit.errors import DataError
 from raise_mdit.experiment_checks import pool_faults
@@ -32,7 +31,7 @@ from raise_mdit.features import (
     candidate_means,
     in_basis,
 )
-from raise_mdit.held_out import HeldOutData, held_out_data
+from raise_mdit.held_out import HeldOutData, held_out_split
 from raise_mdit.knowledge import Knowledge
 from raise_mdit.learners.forward import Precision
 from raise_mdit.learners.pretrained import Pretrained
@@ -208,20 +207,14 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
     _load_own_classes(config)
     answers = load_answer_metric(config.evaluation)
     built = build_pool(config, policies=config.policies, cache=cache, progress=progress)
-    corpus, knowledge, candidates = built.corpus, built.knowledge, built.candidates
+    inputs, knowledge, candidates = built.inputs, built.knowledge, built.candidates
+    corpus = inputs.corpus
     _check_pool(config, candidates.pool)
     store = TrunkStore(cache / "trunk", max_bytes=config.cache.max_bytes)
-    tuning = Tuning(config, built.pretrained, precision=built.precision, store=store)
+    tuning = Tuning(config, inputs.pretrained, precision=inputs.precision, store=store)
     table = _feature_table(config, candidates.pool, knowledge, _example_rows(corpus))
     training = _training_pool(config, candidates, table)
-    held_out = partial(
-        held_out_data,
-        corpus,
-        ChatEncoder(built.pretrained.tokenizer, system_prompt=config.model.system_prompt),
-        metric=config.evaluation.task_metric,
-        max_length=config.model.max_length,
-        answers=answers,
-    )
+    held_out = partial(held_out_split, config, inputs, answers=answers)
     items = choose_reward_items(
         config,
         corpus.encoded("reward_validation"),
@@ -231,11 +224,11 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
     rehearsal = rehearse(config, tuning, training, items, progress)
     return Preparation(
         config=config,
-        pretrained=built.pretrained,
-        precision=built.precision,
+        pretrained=inputs.pretrained,
+        precision=inputs.precision,
         tuning=tuning,
         corpus=corpus,
-        wording=built.wording,
+        wording=inputs.wording,
         pool=candidates.pool,
         training=training,
         table=table,
@@ -250,7 +243,7 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
         notes=(
             *corpus.notes,
             *candidates.notes,
-            _arithmetic(config, built.pretrained, built.precision),
+            _arithmetic(config, inputs.pretrained, inputs.precision),
             *_balance_notes(config, corpus),
             *rehearsal.notes,
         ),

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
 
@@ -22,12 +21,11 @@ from raise_mdit.compute_figure import loss_by_compute
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.effects import ROLES
 from raise_mdit.experiment_file import resolved_yaml
-from raise_mdit.metric_agreement import metric_agreement
 from raise_mdit.pages import rendered
 from raise_mdit.picks_section import picks_section
 from raise_mdit.plots import embedded
 from raise_mdit.prominence import PALE, policy_colours
-from raise_mdit.report_sentences import cautions, headline, return_trends
+from raise_mdit.report_sentences import cautions, headline, metric_agreement_of, return_trends
 from raise_mdit.report_table import main_table, targets_table
 from raise_mdit.report_words import metric_words, split_words
 from raise_mdit.results import ArmResult, compared_split
@@ -131,13 +129,11 @@ def _agreement(
     arms: Sequence[ArmResult], summaries: Sequence[PolicySummary], colours: Mapping[str, str]
 ) -> _Agreement | None:
     """Loss against task metric over all arms, where the experiment measures one."""
-    metric = metric_words(summaries)
-    if metric is None:
+    metric, found = metric_words(summaries), metric_agreement_of(arms, summaries)
+    if metric is None or found is None:
         return None
-    reached = reached_by(arms)
-    found = metric_agreement(reached, metric=metric.lower(), rng=np.random.default_rng(0))
     figure = report_figures.metric_by_loss(
-        reached, colours, metric=metric, place=split_words(summaries).place
+        reached_by(arms), colours, metric=metric, place=split_words(summaries).place
     )
     return _Agreement(found.sentence, _html(figure, "agreement"))
 

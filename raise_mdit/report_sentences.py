@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from raise_mdit.comparison import PolicySummary
+import numpy as np
+
+from raise_mdit.comparison import PolicySummary, reached_by
 from raise_mdit.effects import Effect
+from raise_mdit.metric_agreement import MetricAgreement, metric_agreement
 from raise_mdit.prominence import level, rivals, winner
 from raise_mdit.report_words import (
     DIFFERENCE,
@@ -15,6 +18,7 @@ from raise_mdit.report_words import (
     TIMES,
     compared_unit,
     interval_text,
+    metric_words,
     split_words,
     tflop,
 )
@@ -66,6 +70,17 @@ def cautions(summaries: Sequence[PolicySummary]) -> list[str]:
             cost = f", for {tflop(each.compute)} TFLOP"
             sentences.append(says(each, f"{each.policy}, which trains on all of it, ended", cost))
     return sentences
+
+
+def metric_agreement_of(
+    arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]
+) -> MetricAgreement | None:
+    """Whether loss and task metric rank models alike; None where no metric was measured."""
+    metric = metric_words(summaries)
+    if metric is None:
+        return None
+    rng = np.random.default_rng(0)
+    return metric_agreement(reached_by(arms), metric=metric.lower(), rng=rng)
 
 
 def return_trends(arms: Sequence[ArmResult]) -> list[str]:

@@ -150,6 +150,16 @@ def read_results(path: Path) -> tuple[ArmResult, ...]:
         raise RunError(f"{path}: {fault}") from fault
 
 
+def read_result(folder: Path) -> ArmResult:
+    """The result in the folder of a finished arm.
+
+    Raises:
+        RunError: As :func:`read_results`.
+    """
+    (result,) = read_results(folder / "result.json")
+    return result
+
+
 def _encode(value: object) -> object:
     """The value as JSON can say it."""
     match value:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import RunError
-from raise_mdit.experiment_file import load_resolved
+from raise_mdit.experiment_file import read_config
 from raise_mdit.results import ArmResult, read_results
 
 COMPARABLE = ("model", "data.seed", "data.test", "data.model_selection")
@@ -66,10 +66,7 @@ def gather(directories: Sequence[Path]) -> Gathered:
 
 
 def _read(directory: Path) -> _Run:
-    file = directory / "config.yaml"
-    if not file.is_file():
-        raise RunError(f"{directory}: not a run directory (no config.yaml)")
-    return _Run(directory, load_resolved(file), read_results(directory / "results.json"))
+    return _Run(directory, read_config(directory), read_results(directory / "results.json"))
 
 
 def _differences(first: _Run, other: _Run) -> Iterator[tuple[str, tuple[object, object]]]:

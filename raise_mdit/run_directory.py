@@ -36,15 +36,13 @@ from raise_mdit.comparison import cost_of_choosing
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, write_basis, write_features
-from raise_mdit.errors import RunError
 from raise_mdit.example_texts import EXAMPLES_FILE, write_examples
-from raise_mdit.experiment_file import load_resolved
 from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.policy_source import embeddings_in_words
 from raise_mdit.preparation import Preparation
-from raise_mdit.results import ArmResult, read_results, to_json, total
+from raise_mdit.results import ArmResult, read_result, to_json, total
 from raise_mdit.run_candidates import WORDING_FILE
-from raise_mdit.runs import read_json, write_json, write_text
+from raise_mdit.runs import arm_folder, read_json, write_json, write_text
 from raise_mdit.schedule import read_schedule, write_schedule
 
 PACKAGES = (
@@ -58,18 +56,6 @@ PACKAGES = (
     "transformers",
 )
 """Packages whose versions can change a result."""
-
-
-def read_config(directory: Path) -> ExperimentConfig:
-    """The resolved experiment of a run directory.
-
-    Raises:
-        RunError: It is not a run directory.
-    """
-    file = directory / "config.yaml"
-    if not file.is_file():
-        raise RunError(f"{directory}: not a run directory (no config.yaml)")
-    return load_resolved(file)
 
 
 def versions() -> dict[str, str]:
@@ -97,17 +83,6 @@ def num_arms(config: ExperimentConfig) -> int:
 def expected_arms(config: ExperimentConfig) -> list[tuple[str, int]]:
     """Label and seed of every arm that the experiment asks for."""
     return [(policy.label, seed) for policy, seed in all_arms(config)]
-
-
-def arm_folder(directory: Path, label: str, seed: int) -> Path:
-    """Where an arm keeps what it made.
-
-    Args:
-        directory: Of the run.
-        label: Of the policy.
-        seed: Of the arm.
-    """
-    return directory / "arms" / f"{label}-s{seed}"
 
 
 def finished_folders(
@@ -176,8 +151,7 @@ def write_arm(preparation: Preparation, folder: Path, arm: Arm) -> None:
 
 def read_arm(folder: Path) -> Arm:
     """What :func:`write_arm` wrote."""
-    (result,) = read_results(folder / "result.json")
-    return Arm(result, read_schedule(folder))
+    return Arm(read_result(folder), read_schedule(folder))
 
 
 def recipe_of(config: ExperimentConfig, model_digest: str | None) -> dict[str, object]:

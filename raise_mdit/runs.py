@@ -44,6 +44,17 @@ def new_run_directory(parent: Path, name: str, *, now: datetime) -> Path:
     raise RunError(f"{folder}: a thousand runs were started in one second")
 
 
+def arm_folder(directory: Path, label: str, seed: int) -> Path:
+    """Where an arm keeps what it made.
+
+    Args:
+        directory: Of the run.
+        label: Of the policy.
+        seed: Of the arm.
+    """
+    return directory / "arms" / f"{label}-s{seed}"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of ``path`` when it is complete.

@@ -45,15 +45,27 @@ def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) ->
         values: One number a seed, at least one.
         confidence: Share of such intervals that hold the true mean, between 0 and 1.
     """
-    assert values, "a mean needs a sample"
     assert 0 < confidence < 1, f"confidence {confidence} is not between 0 and 1"
+    without_spread = interval_without_spread(values)
+    if without_spread is not None:
+        return without_spread
+    mean = math.fsum(values) / len(values)
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return _around(mean, error, len(values) - 1, len(values), confidence)
+
+
+def interval_without_spread(values: Sequence[float]) -> Interval | None:
+    """What can be said of a mean whose samples have no spread; None where they have one.
+
+    Args:
+        values: At least one.
+    """
+    assert values, "a mean needs a sample"
     if len(values) == 1 or not all(map(math.isfinite, values)):
         return Interval(sum(values) / len(values), None, None, len(values))
     if min(values) == max(values):  # their average may be off by a last digit, and so have a spread
         return Interval(values[0], values[0], values[0], len(values))
-    mean = math.fsum(values) / len(values)
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return _around(mean, error, len(values) - 1, len(values), confidence)
+    return None
 
 
 def slope_interval(series: Sequence[Sequence[float]], confidence: float = CONFIDENCE) -> Interval:

@@ -32,9 +32,9 @@ from raise_mdit.effects import ROLES, Effect, Role
 from raise_mdit.pool_inspection import Heading, MixedPosition, MixedView, TextView
 from raise_mdit.pool_report import KindReport
 from raise_mdit.progress import Silent
+from raise_mdit.report_words import TFLOP
 from raise_mdit.statistics import Interval
 
-TFLOP = 1e12
 WIDER_THAN_ANY_TABLE = 1000
 
 PARENT_LENGTH = 400

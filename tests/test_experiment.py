@@ -27,7 +27,7 @@ from raise_mdit.arms import run_arm
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import KINDS, Cost
 from raise_mdit.errors import DataError, ModelError, RunError
-from raise_mdit.experiment_file import load_experiment
+from raise_mdit.experiment_file import load_experiment, read_config
 from raise_mdit.learners.alignment import GradientAlignment
 from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
 from raise_mdit.learners.forward import LayeredForward
@@ -40,7 +40,6 @@ from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
 from raise_mdit.recording import Recorder
 from raise_mdit.results import ArmResult, arms_from_json
-from raise_mdit.run_directory import read_config
 from raise_mdit.runs import MetricsFile
 from raise_mdit.schedule import order_digest, read_schedule
 from raise_mdit.tracking import NullTracker

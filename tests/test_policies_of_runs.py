@@ -16,12 +16,11 @@ from raise_mdit import experiment
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.decisions import read_decisions, read_features
-from raise_mdit.experiment_file import load_experiment
+from raise_mdit.experiment_file import load_experiment, read_config
 from raise_mdit.policy_config import BuiltInPolicyConfig, PolicySection
 from raise_mdit.pool import Pool
 from raise_mdit.progress import Silent
 from raise_mdit.results import ArmResult, arms_from_json
-from raise_mdit.run_directory import read_config
 from raise_mdit.schedule import read_schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")

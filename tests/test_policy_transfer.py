@@ -22,7 +22,7 @@ from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.decisions import read_basis, read_features
 from raise_mdit.errors import ConfigError, RunError
-from raise_mdit.experiment_file import load_experiment
+from raise_mdit.experiment_file import load_experiment, read_config
 from raise_mdit.features import CLUSTERED_COMPONENTS, build_features, in_basis
 from raise_mdit.ledger import Ledger
 from raise_mdit.policy_config import PpoConfig
@@ -31,7 +31,6 @@ from raise_mdit.policy_transfer import PROBES, Transfer, check_transfers, transf
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
 from raise_mdit.results import ArmResult, arms_from_json
-from raise_mdit.run_directory import read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*truncated mini-batch.*:UserWarning")
 

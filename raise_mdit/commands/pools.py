@@ -94,11 +94,11 @@ def _print_pool(config: ExperimentConfig, built: BuiltPool, seconds: float) -> N
     from raise_mdit.pool_report import mosaic_savings, pool_report, renewal_note
     from raise_mdit.terminal import pool_table
 
-    pool, notes = built.candidates.pool, [*built.corpus.notes, *built.candidates.notes]
+    pool, notes = built.candidates.pool, [*built.inputs.corpus.notes, *built.candidates.notes]
     if not len(pool):
         raise DataError("\n".join(["the pools hold no candidate at all:", *notes]))
     batch_size, max_length = config.environment.batch_size, config.model.max_length
-    counts = {each.example.id: len(each.text.ids) for each in built.corpus.splits["pool"]}
+    counts = {each.example.id: len(each.text.ids) for each in built.inputs.corpus.splits["pool"]}
     tokens = np.array([counts[example] for example in pool.parents.example_ids])
     lines = pool_report(pool, batch_size=batch_size, max_length=max_length, seed=config.data.seed)
     savings = mosaic_savings(pool, tokens, batch_size=batch_size, seed=config.data.seed)
@@ -118,7 +118,7 @@ def _print_candidates(built: BuiltPool, count: int, kind: Kind | None, seed: int
     from raise_mdit.pool_inspection import Viewer, draw_rows
     from raise_mdit.terminal import candidate_text
 
-    pool, pretrained = built.candidates.pool, built.pretrained
+    pool, pretrained = built.candidates.pool, built.inputs.pretrained
     viewer = Viewer(
         pool,
         built.candidates.encoder,

@@ -105,7 +105,7 @@ def _run_asked_for(
             f"{file} is a run directory, which goes on as it began: --set and --out have no place"
         )
     from raise_mdit.experiment import more_seeds
-    from raise_mdit.run_directory import read_config
+    from raise_mdit.experiment_file import read_config
 
     config = read_config(file)
     return (config if more is None else more_seeds(config, more)), file

@@ -13,6 +13,8 @@ from raise_mdit.commands.console import RunDirectory, err, out
 from raise_mdit.errors import RunError
 from raise_mdit.runs import cache_directory
 
+ArmSeed = Annotated[int | None, typer.Option(help="Seed. Default: the policy's first.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
@@ -26,7 +28,7 @@ def explain(
         str | None,
         typer.Option(help="Learned policy to explain. Default: the file's first that can be."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed. Default: the policy's first.")] = None,
+    seed: ArmSeed = None,
     step: Annotated[
         int | None,
         typer.Option(
@@ -83,7 +85,7 @@ def export(
     policy: Annotated[
         str | None, typer.Option(help="Policy whose schedule to export. Default: the best learned.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed. Default: the policy's first.")] = None,
+    seed: ArmSeed = None,
     to: Annotated[
         Path | None,
         typer.Option(

@@ -18,9 +18,9 @@ from wandb.apis.public.runs import RunNotFoundError
 from wandb.errors import CommError
 
 from raise_mdit import tracking
+from raise_mdit.results import read_result
 from raise_mdit.wandb_mirror import artifacts
 from raise_mdit.wandb_mirror.contents import Content, arm_contents, shared_contents
-from raise_mdit.wandb_mirror.run_tracker import read_result
 from raise_mdit.wandb_mirror.service import RunIdentity, read_identity
 from raise_mdit.wandb_mirror.stages import COMPARISON_TABLE, PICKS_TABLE, comparison_id
 from raise_mdit.wandb_mirror.tables import pick_records

@@ -21,10 +21,10 @@ from raise_mdit import tracking
 from raise_mdit.candidates import content_hash
 from raise_mdit.comparison import PolicySummary, summarise
 from raise_mdit.errors import RunError
-from raise_mdit.experiment_file import load_resolved
+from raise_mdit.experiment_file import read_config
 from raise_mdit.report_sentences import headline
 from raise_mdit.report_words import DIFFERENCE, LOSS, interval_text
-from raise_mdit.results import arms_from_json
+from raise_mdit.results import read_results
 from raise_mdit.wandb_mirror.service import SERVICE_FAULTS, connect, reason
 from raise_mdit.wandb_mirror.stages import COMPARISON_TABLE, COSTS_TABLE, PICKS_TABLE, project_path
 
@@ -65,14 +65,14 @@ def push(directory: Path) -> Pushed:
     """
     if not (directory / "results.json").is_file():
         raise RunError(f"{directory}: no results.json; was a run ever finished or stopped here?")
-    config = load_resolved(directory / "config.yaml")
+    config = read_config(directory)
     mirror = config.tracking.wandb
     if mirror is None:
         raise RunError(f"{directory}: `tracking.wandb` is null, so W&B has no runs to show")
     api = connect()
     entity, _, project = project_path(api, mirror).partition("/")
     place = _Place(entity, project, config.name, directory.resolve().name)
-    summaries = summarise(arms_from_json((directory / "results.json").read_text("utf-8")))
+    summaries = summarise(read_results(directory / "results.json"))
     try:
         return Pushed(_push_workspace(place), _push_report(place, summaries, api))
     except SERVICE_FAULTS as fault:

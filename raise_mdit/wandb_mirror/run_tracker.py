@@ -14,7 +14,7 @@ import wandb
 
 from raise_mdit.config import WandbConfig
 from raise_mdit.item_differences import values_by_item
-from raise_mdit.results import ArmResult, arms_from_json
+from raise_mdit.results import ArmResult, read_result
 from raise_mdit.statistics import student_interval
 from raise_mdit.tracking import (
     MODEL_SELECTION_LOSS,
@@ -214,12 +214,6 @@ def send_files(run: wandb.Run, folder: Path, *, experiment: str) -> None:
     send_table(run, PICKS_TABLE, picks_table(folder))
     shared = shared_contents(folder.parents[1], experiment)
     artifacts.send(run, arm_contents(folder, experiment), made_from=shared)
-
-
-def read_result(folder: Path) -> ArmResult:
-    """The result in the folder of a finished arm."""
-    (result,) = arms_from_json((folder / "result.json").read_text("utf-8"))
-    return result
 
 
 def _held_out(result: ArmResult) -> dict[str, float]:

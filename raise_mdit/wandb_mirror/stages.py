@@ -14,7 +14,8 @@ import wandb
 from raise_mdit.candidates import content_hash
 from raise_mdit.comparison import PolicySummary, summarise
 from raise_mdit.config import WandbConfig
-from raise_mdit.results import ArmResult, arms_from_json
+from raise_mdit.results import ArmResult, read_results
+from raise_mdit.runs import arm_folder
 from raise_mdit.wandb_mirror import artifacts
 from raise_mdit.wandb_mirror.contents import Content, arm_contents, shared_contents
 from raise_mdit.wandb_mirror.service import API_TIMEOUT, RunLabels, open_run
@@ -75,7 +76,7 @@ def send_comparison(config: WandbConfig, experiment: str, directory: Path) -> No
         wandb.Error: The service does not take it.
         TimeoutError: It takes too long.
     """
-    arms = arms_from_json((directory / "results.json").read_text("utf-8"))
+    arms = read_results(directory / "results.json")
     labels = RunLabels(
         name="comparison",
         group=experiment,
@@ -105,7 +106,7 @@ def project_path(api: wandb.Api, config: WandbConfig) -> str:
 
 
 def _schedules(directory: Path, experiment: str, arms: tuple[ArmResult, ...]) -> list[Content]:
-    folders = [directory / "arms" / f"{arm.policy}-s{arm.seed}" for arm in arms]
+    folders = [arm_folder(directory, arm.policy, arm.seed) for arm in arms]
     contents = [each for folder in folders for each in arm_contents(folder, experiment)]
     return [each for each in contents if each.stage == "schedule"]
 

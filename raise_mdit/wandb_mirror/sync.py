@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 from raise_mdit.config import WandbConfig
 from raise_mdit.errors import RunError
-from raise_mdit.experiment_file import load_resolved
+from raise_mdit.experiment_file import read_config
 from raise_mdit.progress import Progress
+from raise_mdit.results import read_result
 from raise_mdit.wandb_mirror.arrival import Arrival, TrackedArm, tracked_arms
 from raise_mdit.wandb_mirror.contents import arm_contents, shared_contents
-from raise_mdit.wandb_mirror.run_tracker import read_result, send_files
+from raise_mdit.wandb_mirror.run_tracker import send_files
 from raise_mdit.wandb_mirror.service import (
     SERVICE_FAULTS,
     TRACKING_FOLDER,
@@ -62,9 +63,7 @@ def sync(directory: Path, *, progress: Progress) -> Synced:
         RunError: The directory was not tracked, the service cannot be reached, or something has
             not arrived; the message names it.
     """
-    if not (directory / "config.yaml").is_file():
-        raise RunError(f"{directory}: not a run directory (no config.yaml)")
-    config = load_resolved(directory / "config.yaml")
+    config = read_config(directory)
     arms = tracked_arms(directory)
     mirror = config.tracking.wandb
     if mirror is None or not arms:
