@@ -16,7 +16,7 @@ from raise_mdit import __version__
 from raise_mdit.candidates import content_hash
 from raise_mdit.core import EncodedRow
 from raise_mdit.errors import RunError
-from raise_mdit.runs import read_json, write_json
+from raise_mdit.runs import read_record, write_json
 
 OPENINGS_FILE = "sealed_test.json"
 FORMAT = "raise-mdit/sealed-test/1"
@@ -65,7 +65,7 @@ class Seal:
         """
         openings = read_openings(self._directory)
         path = self._directory / OPENINGS_FILE
-        if openings and read_json(path)["items"] != self._digest:
+        if openings and read_record(path, form=FORMAT)["items"] != self._digest:
             raise RunError(
                 f"{path}: the test's items are not those of {openings[0].at}, when it was opened "
                 "first; the data must have changed, so results would not compare"
@@ -80,16 +80,12 @@ def read_openings(directory: Path) -> tuple[Opening, ...]:
     """Openings in order; none where the test is still sealed.
 
     Raises:
-        RunError: The file is damaged.
+        RunError: The file is damaged or of another format.
     """
     path = directory / OPENINGS_FILE
     if not path.exists():
         return ()
-    document = read_json(path)
-    if document.get("format") != FORMAT:
-        raise RunError(
-            f"{path}: has format {document.get('format')!r}; this version reads {FORMAT!r}"
-        )
+    document = read_record(path, form=FORMAT)
     try:
         return tuple(Opening(**fields) for fields in document["openings"])
     except (KeyError, TypeError) as fault:

@@ -107,6 +107,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_record(path: Path, *, form: str, version: int | None = None) -> dict[str, Any]:
+    """A JSON file of ours that says its format.
+
+    Args:
+        path: Of the file.
+        form: Name of the format that is read.
+        version: Of the format; None where its name has it.
+
+    Raises:
+        RunError: The file is missing, damaged or of another format.
+    """
+    fields = read_json(path)
+    found = fields.get("format"), fields.get("format_version")
+    if found != (form, version):
+        raise RunError(
+            f"{path}: {_format_words(*found)}; this program reads {_format_words(form, version)}"
+        )
+    return fields
+
+
+def _format_words(form: object, version: object) -> str:
+    return f"format {form!r}" + ("" if version is None else f" version {version!r}")
+
+
 def read_description(
     path: Path, *, form: tuple[str, int], what: str, command: str
 ) -> dict[str, Any]:
@@ -125,14 +149,7 @@ def read_description(
         raise RunError(
             f"{path.parent}: no {what} (no {path.name}); give a folder that `{command}` wrote"
         )
-    fields = read_json(path)
-    found = (fields.get("format"), fields.get("format_version"))
-    if found != form:
-        raise RunError(
-            f"{path}: format {found[0]!r} version {found[1]!r}; this program reads {form[0]!r} "
-            f"{form[1]}"
-        )
-    return fields
+    return read_record(path, form=form[0], version=form[1])
 
 
 class MetricsFile:

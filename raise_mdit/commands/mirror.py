@@ -118,15 +118,25 @@ def sync(directory: RunDirectory) -> None:
 
 
 @dashboard.command()
-def push(directory: RunDirectory) -> None:
+def push(
+    experiment: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EXPERIMENT",
+            help="A run directory, such as runs/quickstart/…, for its runs alone, or an experiment "
+            "YAML, for all runs of the experiment.",
+        ),
+    ],
+) -> None:
     """Create or update a workspace and a report in Weights & Biases with the report's panels.
 
-    Both are named after the experiment and show the runs of this run directory; pushing again
-    updates them. Run `raise-mdit sync` before, if the run was offline.
+    Both are named after the experiment; pushing again updates them. They show the runs of a run
+    directory, and the report has its comparison in words, or all runs of an experiment file, which
+    needs no run here. Run `raise-mdit sync RUN_DIR` before, if a run was offline.
     """
     from raise_mdit.wandb_mirror.dashboard import push as send
 
-    pushed = send(directory)
+    pushed = send(experiment)
     out.print(f"workspace {pushed.workspace}", markup=False, highlight=False)
     out.print(f"report    {pushed.report}", markup=False, highlight=False)
 

@@ -81,7 +81,7 @@ def shared_contents(directory: Path, experiment: str) -> tuple[Content, ...]:
 
 
 def arm_contents(folder: Path, experiment: str) -> tuple[Content, ...]:
-    """The policy, where it has weights, and the schedule of an arm.
+    """The policy, where it has weights, and then the schedule of an arm.
 
     Args:
         folder: Of the arm, two below its run directory.

@@ -20,8 +20,9 @@ from wandb_workspaces.workspaces import internal
 from raise_mdit import tracking
 from raise_mdit.candidates import content_hash
 from raise_mdit.comparison import PolicySummary, summarise
+from raise_mdit.config import ExperimentConfig, WandbConfig
 from raise_mdit.errors import RunError
-from raise_mdit.experiment_file import read_config
+from raise_mdit.experiment_file import load_experiment, read_config
 from raise_mdit.report_sentences import headline
 from raise_mdit.report_words import DIFFERENCE, LOSS, interval_text
 from raise_mdit.results import read_results
@@ -32,6 +33,10 @@ POLICY = wr.Config("policy_name")
 """By which runs are grouped."""
 MAX_TITLE = 128
 """Characters of a report's title."""
+ALL_RUNS = (
+    "All runs of this experiment, whatever their run directory. `raise-mdit dashboard push RUN_DIR`"
+    " shows those of one run, and its verdicts in words."
+)
 
 
 @dataclass(frozen=True)
@@ -52,29 +57,26 @@ class Pushed(NamedTuple):
     """Address."""
 
 
-def push(directory: Path) -> Pushed:
-    """Create or update the workspace and the report of a run directory's experiment.
+def push(experiment: Path) -> Pushed:
+    """Create or update the workspace and the report of an experiment.
+
+    Both are named after the experiment; the last push says which runs they show.
 
     Args:
-        directory: Run directory with results. Its experiment names workspace and report; they show
-            the runs of this directory.
+        experiment: Run directory with results, whose runs are shown, or experiment file, for all
+            runs of the experiment.
 
     Raises:
+        ConfigError: The file is none, or has faults.
         RunError: There are no results, the experiment is not tracked, or the service does not
             answer.
     """
-    if not (directory / "results.json").is_file():
-        raise RunError(f"{directory}: no results.json; was a run ever finished or stopped here?")
-    config = read_config(directory)
-    mirror = config.tracking.wandb
-    if mirror is None:
-        raise RunError(f"{directory}: `tracking.wandb` is null, so W&B has no runs to show")
+    shown = _of_directory(experiment) if experiment.is_dir() else _of_file(experiment)
     api = connect()
-    entity, _, project = project_path(api, mirror).partition("/")
-    place = _Place(entity, project, config.name, directory.resolve().name)
-    summaries = summarise(read_results(directory / "results.json"))
+    entity, _, project = project_path(api, shown.mirror).partition("/")
+    place = _Place(entity, project, shown.name, shown.run_directory)
     try:
-        return Pushed(_push_workspace(place), _push_report(place, summaries, api))
+        return Pushed(_push_workspace(place), _push_report(place, shown.words, api))
     except SERVICE_FAULTS as fault:
         raise RunError(f"Weights & Biases: {reason(fault)}") from fault
 
@@ -149,20 +151,58 @@ def _bars(title: str, metric: str) -> wr.BarPlot:
     )
 
 
+class _Shown(NamedTuple):
+    """An experiment whose runs are shown."""
+
+    name: str
+    mirror: WandbConfig
+    run_directory: str | None
+    """Name of the only one whose runs are shown; None for all."""
+    words: tuple[str, ...]
+    """Markdown above the panels of the report."""
+
+
+def _of_directory(directory: Path) -> _Shown:
+    if not (directory / "results.json").is_file():
+        raise RunError(f"{directory}: no results.json; was a run ever finished or stopped here?")
+    config = read_config(directory)
+    summaries = summarise(read_results(directory / "results.json"))
+    words = ("\n\n".join(headline(summaries)), markdown_table(summaries))
+    return _Shown(config.name, _mirror(config, directory), directory.resolve().name, words)
+
+
+def _of_file(file: Path) -> _Shown:
+    config = load_experiment(file)
+    return _Shown(config.name, _mirror(config, file), None, (ALL_RUNS,))
+
+
+def _mirror(config: ExperimentConfig, given: Path) -> WandbConfig:
+    if config.tracking.wandb is None:
+        raise RunError(
+            f"{given}: `tracking.wandb` is null, so W&B has no runs to show; give a run directory "
+            "that was tracked, or a file with `tracking: {wandb: {mode: online}}`"
+        )
+    return config.tracking.wandb
+
+
 class _Place(NamedTuple):
     """Whose runs are shown, and where."""
 
     entity: str
     project: str
     experiment: str
-    run_directory: str
+    run_directory: str | None
 
     @property
     def filters(self) -> expr.And:
-        return expr.And(
+        """Runs of policies and of comparisons; those that only pass files on show nothing."""
+        conditions = [
             expr.Metric("Group") == self.experiment,
-            expr.Config("run_directory") == self.run_directory,
-        )
+            expr.Metric("JobType").isin(["arm", "comparison"]),
+        ]
+        if self.run_directory is not None:
+            conditions.append(expr.Config("run_directory") == self.run_directory)
+        return expr.And(*conditions)
 
     @property
     def title(self) -> str:
@@ -205,21 +245,18 @@ def _workspace_id(place: _Place, name: str) -> str:
     return str(view["id"])
 
 
-def _push_report(place: _Place, summaries: Sequence[PolicySummary], api: wandb.Api) -> str:
+def _push_report(place: _Place, words: Sequence[str], api: wandb.Api) -> str:
     runset = wr.Runset(
         entity=place.entity, project=place.project, name="policies", filters=place.filters
     )
-    blocks: list[wr.BlockTypes] = [
-        wr.MarkdownBlock(text="\n\n".join(headline(summaries))),
-        wr.MarkdownBlock(text=markdown_table(summaries)),
-    ]
+    blocks: list[wr.BlockTypes] = [wr.MarkdownBlock(text=each) for each in words]
     for part in parts():
         blocks += [wr.H2(part.title), wr.PanelGrid(runsets=[runset], panels=list(part.panels))]
     report = wr.Report(
         entity=place.entity,
         project=place.project,
         title=place.title,
-        description="Written by raise-mdit from a run directory; pushing again replaces it.",
+        description="Written by `raise-mdit dashboard push`; pushing again replaces it.",
         blocks=blocks,
     )
     for found in api.reports(f"{place.entity}/{place.project}", name=place.title):

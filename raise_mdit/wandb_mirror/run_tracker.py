@@ -23,8 +23,7 @@ from raise_mdit.tracking import (
     TrackedRun,
     Value,
 )
-from raise_mdit.wandb_mirror import artifacts
-from raise_mdit.wandb_mirror.contents import arm_contents, lineage, shared_contents
+from raise_mdit.wandb_mirror.contents import lineage
 from raise_mdit.wandb_mirror.service import (
     SERVICE_FAULTS,
     Mode,
@@ -36,8 +35,13 @@ from raise_mdit.wandb_mirror.service import (
     warn,
     write_identity,
 )
-from raise_mdit.wandb_mirror.stages import PICKS_TABLE, send_comparison, send_shared, send_table
-from raise_mdit.wandb_mirror.tables import pick_records, picks_table
+from raise_mdit.wandb_mirror.stages import (
+    send_arm_files,
+    send_comparison,
+    send_schedule,
+    send_shared,
+)
+from raise_mdit.wandb_mirror.tables import pick_records
 
 
 class WandbTracker:
@@ -94,15 +98,11 @@ class WandbTracker:
         run = self._run
         assert run is not None, "no run was started"
         self._run = None
-        was_online = self._mode == "online"
         complete(run, self._folder, experiment=self._experiment, summary=summary)
         try:
-            if was_online:
-                self._send_files(run)
-        except SERVICE_FAULTS as fault:
-            self._go_offline(fault)
-        try:
-            run.finish()
+            self._close(run)
+            if self._mode == "online":
+                send_schedule(self._config, self._experiment, self._folder)
         except SERVICE_FAULTS as fault:
             self._go_offline(fault)
 
@@ -166,11 +166,21 @@ class WandbTracker:
             folder=str(folder.relative_to(self._directory.resolve())),
         )
 
+    def _close(self, run: wandb.Run) -> None:
+        """Send what is in the run's folder, if runs are sent now, and close it in any case."""
+        try:
+            if self._mode == "online":
+                self._send_files(run)
+        except SERVICE_FAULTS as fault:
+            self._go_offline(fault)
+        finally:
+            run.finish()
+
     def _send_files(self, run: wandb.Run) -> None:
         if not self._sent_shared:
             send_shared(self._config, self._experiment, self._directory)
             self._sent_shared = True
-        send_files(run, self._folder, experiment=self._experiment)
+        send_arm_files(run, self._folder, experiment=self._experiment)
 
     def _go_offline(self, fault: BaseException) -> None:
         if self._mode == "online":
@@ -198,22 +208,6 @@ def complete(
     for record in pick_records(result):
         run.log(dict(record))
     run.summary.update({**summary, **_held_out(result)})
-
-
-def send_files(run: wandb.Run, folder: Path, *, experiment: str) -> None:
-    """Send the tables and artifacts of an arm, whose pool and features the service has.
-
-    Args:
-        run: Online.
-        folder: Of the arm.
-        experiment: Its name.
-
-    Raises:
-        wandb.Error: The service does not answer.
-    """
-    send_table(run, PICKS_TABLE, picks_table(folder))
-    shared = shared_contents(folder.parents[1], experiment)
-    artifacts.send(run, arm_contents(folder, experiment), made_from=shared)
 
 
 def _held_out(result: ArmResult) -> dict[str, float]:

@@ -7,10 +7,13 @@ only those in :data:`SERVICE_FAULTS` may be turned into a warning.
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import wandb
 
@@ -20,11 +23,13 @@ from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError
 
 from raise_mdit.config import WandbConfig
 from raise_mdit.errors import RunError
-from raise_mdit.runs import read_json, write_json
+from raise_mdit.runs import read_record, write_json
 from raise_mdit.tracking import METRICS, STEP_AXES
 
 SERVICE_FAULTS = (wandb.Error, WandbApiFailedError, HandleAbandonedError, TimeoutError)
 
+PROBE_TIMEOUT = 5.0
+"""Seconds that a server may take to answer anything at all, where nothing waits for it but us."""
 INIT_TIMEOUT = 15
 """Seconds that a server may take to accept a run; W&B would wait 90."""
 FINISH_TIMEOUT = 60.0
@@ -66,15 +71,18 @@ class RunLabels:
     """Id of the sweep that the run is a point of."""
 
 
-def log_in() -> None:
-    """Check credentials with the server, without ever asking at a terminal.
+def log_in(*, verify: bool = True) -> None:
+    """Check credentials, without ever asking for them at a terminal.
+
+    Args:
+        verify: With the server; otherwise only whether there are any.
 
     Raises:
-        wandb.Error: There is none of either, or they do not fit.
+        wandb.Error: There are none, there is no server, or they do not fit.
     """
     wandb.setup(settings=wandb.Settings(silent=True))  # also silences the login
     # wandb.init would find out too, but leaves a half-made run behind and asks for a missing key.
-    if not wandb.login(prompt=False, verify=True):
+    if not wandb.login(prompt=False, verify=verify):
         raise wandb.Error("no credentials (set WANDB_API_KEY or run `wandb login`)")
 
 
@@ -85,10 +93,34 @@ def connect() -> wandb.Api:
         RunError: There are no credentials, or the server does not take them or does not answer.
     """
     try:
+        log_in(verify=False)  # a missing key is told as that, with a server or without
+        reach(str(wandb.setup().settings.base_url))
         log_in()
         return wandb.Api(timeout=API_TIMEOUT)
     except SERVICE_FAULTS as fault:
         raise RunError(f"Weights & Biases: {reason(fault)}") from fault
+
+
+def reach(address: str) -> None:
+    """Ask whether a server is there at all, which the client would try for a minute.
+
+    Any answer will do: after a 429 or 5xx the client tries again.
+
+    Raises:
+        RunError: None came.
+    """
+    try:
+        urlopen(address, timeout=PROBE_TIMEOUT).close()
+    except HTTPError as answer:
+        answer.close()
+    except OSError as fault:
+        cause = fault.reason if isinstance(fault, URLError) else fault
+        if isinstance(cause, ssl.SSLError):  # somebody is there; whom to trust is the client's
+            return
+        raise RunError(
+            f"Weights & Biases: {address} does not answer ({cause}); check the network, and "
+            "WANDB_BASE_URL if the server is your own, then run this again"
+        ) from fault
 
 
 def open_run(
@@ -156,9 +188,8 @@ def read_identity(folder: Path) -> RunIdentity | None:
     file = folder / RUN_FILE
     if not file.is_file():
         return None
-    fields = read_json(file)
-    if fields.pop("format", None) != RUN_FORMAT:
-        raise RunError(f"{file}: of another format; this version reads {RUN_FORMAT}")
+    fields = read_record(file, form=RUN_FORMAT)
+    del fields["format"]
     try:
         return RunIdentity(**fields)
     except TypeError as error:

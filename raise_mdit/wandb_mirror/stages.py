@@ -1,11 +1,13 @@
-"""Runs of W&B beside those of policies: the pool, its features, and the comparison.
+"""Runs of W&B beside those of policies: the pool, its features, schedules, and the comparison.
 
-Each is one stage, so that W&B draws the chain from pool to comparison. Their ids follow from their
-content: whatever sends them again goes on with the same run.
+Each is one stage, so that W&B draws the chain from pool to comparison: it joins artifacts by runs
+only, what a run used with what it gave. Their ids follow from their content: whatever sends them
+again goes on with the same run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,12 +16,12 @@ import wandb
 from raise_mdit.candidates import content_hash
 from raise_mdit.comparison import PolicySummary, summarise
 from raise_mdit.config import WandbConfig
-from raise_mdit.results import ArmResult, read_results
+from raise_mdit.results import ArmResult, read_result, read_results
 from raise_mdit.runs import arm_folder
 from raise_mdit.wandb_mirror import artifacts
 from raise_mdit.wandb_mirror.contents import Content, arm_contents, shared_contents
 from raise_mdit.wandb_mirror.service import API_TIMEOUT, RunLabels, open_run
-from raise_mdit.wandb_mirror.tables import TableRows, comparison_table, costs_table
+from raise_mdit.wandb_mirror.tables import TableRows, comparison_table, costs_table, picks_table
 
 PICKS_TABLE = "picks"
 COMPARISON_TABLE = "comparison"
@@ -46,22 +48,53 @@ def send_shared(config: WandbConfig, experiment: str, directory: Path) -> None:
         TimeoutError: It takes too long.
     """
     contents = shared_contents(directory, experiment)
-    api = wandb.Api(timeout=API_TIMEOUT)
     for number, content in enumerate(contents):
-        if artifacts.has_arrived(api, project_path(api, config), content):
-            continue
-        labels = RunLabels(
-            name=content.stage,
-            group=experiment,
-            job_type=content.stage,
-            config={"experiment_name": experiment, f"{content.stage}_sha256": content.digest},
-        )
-        run_id = f"{content.stage}-{content_hash([experiment, content.alias])[:16]}"
-        run = open_run(config, labels, directory=directory, mode="online", run_id=run_id)
-        try:
-            artifacts.send(run, [content], made_from=contents[:number])
-        finally:
-            run.finish()
+        labels = _stage_labels(content, experiment, name=content.stage)
+        _send_stage(config, content, made_from=contents[:number], labels=labels, within=directory)
+
+
+def send_arm_files(run: wandb.Run, folder: Path, *, experiment: str) -> None:
+    """Send the table of picks of an arm, and its policy or, where it has no weights, its schedule.
+
+    Args:
+        run: Of the arm, online.
+        folder: Of the arm, of whose run directory the service has pool and features.
+        experiment: Its name.
+
+    Raises:
+        wandb.Error: The service does not answer.
+    """
+    send_table(run, PICKS_TABLE, picks_table(folder))
+    shared = shared_contents(folder.parents[1], experiment)
+    artifacts.send(run, arm_contents(folder, experiment)[:1], made_from=shared)
+
+
+def send_schedule(config: WandbConfig, experiment: str, folder: Path) -> None:
+    """Send the schedule that a policy with weights made, as far as the service does not have it.
+
+    A run of its own uses the policy. The arm's run, which gives the policy, could not say that the
+    schedule came from it.
+
+    Args:
+        config: Project and entity.
+        experiment: Its name.
+        folder: Of the arm, whose run is finished.
+
+    Raises:
+        wandb.Error: The service does not take it.
+        TimeoutError: It takes too long.
+    """
+    policy_first = arm_contents(folder, experiment)
+    before = (*shared_contents(folder.parents[1], experiment), *policy_first[:1])
+    for schedule in policy_first[1:]:
+        labels = _stage_labels(schedule, experiment, name=f"schedule {arm_name(folder)}")
+        _send_stage(config, schedule, made_from=before, labels=labels, within=folder.parents[1])
+
+
+def arm_name(folder: Path) -> str:
+    """How the run of a finished arm is called."""
+    result = read_result(folder)
+    return f"{result.policy}/s{result.seed}"
 
 
 def send_comparison(config: WandbConfig, experiment: str, directory: Path) -> None:
@@ -103,6 +136,35 @@ def comparison_id(experiment: str, directory: Path) -> str:
 def project_path(api: wandb.Api, config: WandbConfig) -> str:
     """`entity/project`, the entity being the key's own where the file names none."""
     return f"{config.entity or api.default_entity}/{config.project}"
+
+
+def _stage_labels(content: Content, experiment: str, *, name: str) -> RunLabels:
+    return RunLabels(
+        name=name,
+        group=experiment,
+        job_type=content.stage,
+        config={"experiment_name": experiment, f"{content.stage}_sha256": content.digest},
+    )
+
+
+def _send_stage(
+    config: WandbConfig,
+    content: Content,
+    *,
+    made_from: Sequence[Content],
+    labels: RunLabels,
+    within: Path,
+) -> None:
+    """Send a content by a run of its own, unless the service has it."""
+    api = wandb.Api(timeout=API_TIMEOUT)
+    if artifacts.has_arrived(api, project_path(api, config), content):
+        return
+    run_id = f"{content.stage}-{content_hash([content.path])[:16]}"
+    run = open_run(config, labels, directory=within, mode="online", run_id=run_id)
+    try:
+        artifacts.send(run, [content], made_from=made_from)
+    finally:
+        run.finish()
 
 
 def _schedules(directory: Path, experiment: str, arms: tuple[ArmResult, ...]) -> list[Content]:

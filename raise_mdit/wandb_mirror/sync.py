@@ -22,7 +22,6 @@ from raise_mdit.progress import Progress
 from raise_mdit.results import read_result
 from raise_mdit.wandb_mirror.arrival import Arrival, TrackedArm, tracked_arms
 from raise_mdit.wandb_mirror.contents import arm_contents, shared_contents
-from raise_mdit.wandb_mirror.run_tracker import send_files
 from raise_mdit.wandb_mirror.service import (
     SERVICE_FAULTS,
     TRACKING_FOLDER,
@@ -31,7 +30,14 @@ from raise_mdit.wandb_mirror.service import (
     open_run,
     reason,
 )
-from raise_mdit.wandb_mirror.stages import project_path, send_comparison, send_shared
+from raise_mdit.wandb_mirror.stages import (
+    arm_name,
+    project_path,
+    send_arm_files,
+    send_comparison,
+    send_schedule,
+    send_shared,
+)
 
 ARRIVAL_SECONDS = 60.0
 """How long rows may take from being sent to being seen."""
@@ -149,19 +155,19 @@ def _rows_are_seen(arrival: Arrival, arm: TrackedArm) -> bool:
 
 
 def _send_files(arm: TrackedArm, arrival: Arrival, mirror: WandbConfig) -> None:
-    """Go on with a run that the service has, and add its files."""
-    result = read_result(arm.folder)
+    """Go on with a run that the service has, and add its files and what comes of them."""
     labels = RunLabels(
-        name=f"{result.policy}/s{result.seed}",
+        name=arm_name(arm.folder),
         group=arrival.experiment,
         job_type="arm",
-        tags=[result.kind],
+        tags=[read_result(arm.folder).kind],
         config={},
     )
     run = open_run(
         mirror, labels, directory=arrival.directory, mode="online", run_id=arm.identity.id
     )
     try:
-        send_files(run, arm.folder, experiment=arrival.experiment)
+        send_arm_files(run, arm.folder, experiment=arrival.experiment)
     finally:
         run.finish()
+    send_schedule(mirror, arrival.experiment, arm.folder)

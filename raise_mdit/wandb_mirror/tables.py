@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from raise_mdit import tracking
@@ -20,7 +21,7 @@ from raise_mdit.pool import Pool
 from raise_mdit.results import ArmResult
 from raise_mdit.run_candidates import wording_of
 from raise_mdit.schedule import Pick, read_schedule
-from raise_mdit.schedules.scores import pick_scores
+from raise_mdit.sources.mosaic_wording import Wording
 from raise_mdit.statistics import Interval
 
 MAX_ROWS = 10_000
@@ -45,6 +46,8 @@ def picks_table(folder: Path) -> TableRows:
     Args:
         folder: Of the arm, two below its run directory.
     """
+    from raise_mdit.schedules.scores import pick_scores  # needs torch
+
     directory = folder.parents[1]
     pool = Pool.read(directory / "pool.parquet")
     picks = read_schedule(folder)
@@ -146,8 +149,8 @@ class _Texts:
     """Texts of picks, read once."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._examples = read_examples(directory / EXAMPLES_FILE)
-        self._wording = wording_of(directory)
 
     def of(self, recipe: Recipe) -> str:
         """The conversation; of an interpolation both parents with their shares."""
@@ -155,7 +158,14 @@ class _Texts:
         return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
 
     def _conversation(self, recipe: Original | Mosaic | Custom) -> str:
+        if isinstance(recipe, Original):  # says the same in any wording
+            return _turns(self._examples[recipe.example].messages)
         return _turns(conversation_of(recipe, self._examples, self._wording))
+
+    @cached_property
+    def _wording(self) -> Wording:
+        """Reading it takes longer than all the rest of a table, and a policy may pick no mosaic."""
+        return wording_of(self._directory)
 
     def _parents(self, recipe: Mdit) -> str:
         parents = (

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from helpers.wandb_served import Served
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -44,15 +46,28 @@ STEPS, BATCH, WINDOW = 3, 2, 4
 NUM_ROWS = 2 + STEPS + STEPS
 """Of an arm in W&B: two episodes, steps, and the picks of steps."""
 
+DEAD_SERVER = "http://127.0.0.1:9"
+"""At which nothing listens."""
+POLICIES = ("random", "ppo")
+"""Of a whole run; the second has weights."""
+
 EXAMPLES = tuple(
     make_example("toy", [Message("user", word), Message("assistant", word.upper())])
     for word in ("one", "two", "three")
 )
 
 
+class TrackedOnline(NamedTuple):
+    """A run that was tracked as it went; whoever changes it works on a copy."""
+
+    directory: Path
+    served: Served
+    """What the server had of it at its end."""
+
+
 def config(mode: Literal["offline", "online"]) -> ExperimentConfig:
     """An experiment that is never run."""
-    share = [{"source": "toy", "rows": 1}]
+    share = [{"source": "toy", "rows": STEPS * BATCH}]
     return ExperimentConfig.model_validate(
         {
             "name": EXPERIMENT,
@@ -64,7 +79,11 @@ def config(mode: Literal["offline", "online"]) -> ExperimentConfig:
                 "test": tuple(share),
             },
             "environment": {"window": WINDOW, "batch_size": BATCH, "budget": {"steps": STEPS}},
-            "policies": ({"kind": "random"}, {"kind": "ppo", "episodes": 2}),
+            "policies": (
+                {"kind": "base"},
+                {"kind": "random"},
+                {"kind": "ppo", "episodes": 2, "episodes_per_update": 2},
+            ),
             "tracking": {"wandb": {"mode": mode, "project": PROJECT}},
         }
     )
@@ -167,6 +186,19 @@ def track(directory: Path, mode: Literal["offline", "online"], *policies: str) -
     tracker = tracker_of(directory, experiment)
     conclude(directory, [play(tracker, directory, policy) for policy in policies])
     tracker.conclude()
+
+
+def lineage_of(policy: str) -> set[tuple[str, str]]:
+    """The chain that W&B should draw from the pool to the schedule of a policy with weights."""
+    arm, name = f"{policy}/s0", f"{EXPERIMENT}-{policy}-s0"
+    chain = (
+        *("pool", f"{EXPERIMENT}-pool"),
+        *("features", f"{EXPERIMENT}-features"),
+        *(arm, f"{name}-policy"),
+        *(f"schedule {arm}", f"{name}-schedule"),
+        "comparison",
+    )
+    return {*pairwise(chain)}
 
 
 def due_rows(directory: Path, policy: str) -> list[dict[str, float]]:

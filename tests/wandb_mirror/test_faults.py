@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import wandb
 from helpers.tracked_runs import (
+    DEAD_SERVER,
+    TrackedOnline,
     conclude,
     config,
     due_rows,
+    lineage_of,
     play,
     shown_rows,
     track,
@@ -20,10 +21,8 @@ from helpers.tracked_runs import (
 from helpers.wandb_server import StandIn
 
 from raise_mdit.progress import Silent
-from raise_mdit.wandb_mirror import run_tracker, service, stages
+from raise_mdit.wandb_mirror import service, stages
 from raise_mdit.wandb_mirror.sync import sync
-
-DEAD_SERVER = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +31,6 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "FINISH_TIMEOUT", 3.0)
     monkeypatch.setattr(service, "API_TIMEOUT", 3)
     monkeypatch.setattr(stages, "API_TIMEOUT", 3)
-
-
-@pytest.fixture
-def fresh_client() -> Iterator[None]:
-    """A client that reads its environment again, for this test alone."""
-    wandb.teardown()
-    yield
-    wandb.teardown()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -65,10 +56,11 @@ def test_errors_of_the_server_lose_no_row_and_no_artifact(
     conclude(directory, results)
     tracker.conclude()
     assert not any(server.failures.values()), "not all faults were met"
-    assert shown_rows(server.named("ppo/s0").rows) == due_rows(directory, "ppo")
+    assert shown_rows(server.served.named("ppo/s0").rows) == due_rows(directory, "ppo")
     kinds = ("pool", "features", "policy", "schedule")
-    assert [len(server.committed(kind)) for kind in kinds] == [1, 1, 1, 2]
-    assert "comparison" in server.named("comparison").summary
+    assert [len(server.served.committed(kind)) for kind in kinds] == [1, 1, 1, 2]
+    assert "comparison" in server.served.named("comparison").summary
+    assert lineage_of("ppo") <= server.served.lineage()
     assert warnings(caplog) == []
 
 
@@ -98,49 +90,39 @@ def test_a_server_that_dies_is_one_warning_and_sync_brings_the_rest(
 
     assert (synced.num_runs, synced.num_sent) == (3, 2)
     for policy in ("random", "ppo", "greats"):
-        assert shown_rows(server.named(f"{policy}/s0").rows) == due_rows(directory, policy)
-    assert len(server.committed("schedule")) == 3
+        assert shown_rows(server.served.named(f"{policy}/s0").rows) == due_rows(directory, policy)
+    assert len(server.served.committed("schedule")) == 3
+    assert lineage_of("ppo") <= server.served.lineage()
 
 
-@pytest.mark.usefixtures("fresh_client")
-def test_a_missing_key_falls_back_to_offline_with_one_line(
+@pytest.mark.parametrize(
+    ("lack", "named"), [("no_key", "WANDB_API_KEY"), ("no_server", DEAD_SERVER)]
+)
+def test_what_is_missing_at_the_start_is_one_line_and_runs_are_kept_on_disk(
+    request: pytest.FixtureRequest,
     server: StandIn,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
+    lack: str,
+    named: str,
 ) -> None:
-    monkeypatch.delenv("WANDB_API_KEY")
+    request.getfixturevalue(lack)
     track(tmp_path / "run", "online", "random", "ppo")
     (line,) = warnings(caplog)
-    assert "WANDB_API_KEY" in line
-    assert capfd.readouterr() == ("", "")
-    assert len([*tmp_path.glob("run/tracking/wandb/offline-run-*/*.wandb")]) == 2
-
-
-@pytest.mark.usefixtures("fresh_client")
-def test_a_server_that_is_not_there_falls_back_to_offline_with_one_line(
-    server: StandIn,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", DEAD_SERVER)
-    track(tmp_path / "run", "online", "random", "ppo")
-    (line,) = warnings(caplog)
-    assert DEAD_SERVER in line
+    assert named in line
     assert capfd.readouterr() == ("", "")
     assert len([*tmp_path.glob("run/tracking/wandb/offline-run-*/*.wandb")]) == 2
     assert [*tmp_path.glob("run/tracking/wandb/run-*")] == [], "a half-made online run stayed"
 
 
 def test_a_fault_of_ours_is_not_hidden(
-    server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: StandIn, online: TrackedOnline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(folder: Path) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr(run_tracker, "picks_table", broken)
+    server.begin(online.served)
+    monkeypatch.setattr(stages, "picks_table", broken)
     with pytest.raises(KeyError, match="ours"):
         track(tmp_path / "run", "online", "random")

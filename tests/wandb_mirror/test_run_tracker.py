@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,10 @@ import pytest
 import wandb
 from helpers.tracked_runs import (
     EXPERIMENT,
+    POLICIES,
+    TrackedOnline,
     due_rows,
+    lineage_of,
     play,
     shown_rows,
     track,
@@ -21,32 +23,17 @@ from helpers.tracked_runs import (
     write_shared,
 )
 from helpers.tracked_runs import config as config_of
-from helpers.wandb_server import ServedArtifact, StandIn
+from helpers.wandb_served import Served, ServedArtifact
+from helpers.wandb_server import StandIn
 from safetensors.numpy import load_file
 
-POLICIES = ("random", "ppo")
 
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs") / "20260101-000000"
-
-
-@pytest.fixture(scope="module")
-def online(service: StandIn, directory: Path) -> Iterator[StandIn]:
-    """The server after a whole run."""
-    service.forget()
-    track(directory, "online", *POLICIES)
-    yield service
-    assert service.unknown == []
-
-
-def artifact(served: StandIn, kind: str, name: str) -> ServedArtifact:
+def artifact(served: Served, kind: str, name: str) -> ServedArtifact:
     (found,) = (each for each in served.committed(kind) if each.name == name)
     return found
 
 
-def table(served: StandIn, run: str, name: str) -> list[dict[str, Any]]:
+def table(served: Served, run: str, name: str) -> list[dict[str, Any]]:
     """Rows of a table in the summary of a run."""
     (identifier,) = (k for k, v in served.runs.items() if v.fields.get("displayName") == run)
     content = artifact(served, "run_table", f"run-{identifier}-{name}").files[f"{name}.table.json"]
@@ -59,37 +46,37 @@ def table(served: StandIn, run: str, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_each_policy_and_seed_is_a_run_of_the_experiments_group(
-    online: StandIn, policy: str
+    online: TrackedOnline, policy: str
 ) -> None:
-    fields = online.named(f"{policy}/s0").fields
+    fields = online.served.named(f"{policy}/s0").fields
     found = tuple(fields[key] for key in ("project", "groupName", "jobType", "tags"))
     assert found == ("study", EXPERIMENT, "arm", [policy])
-    assert online.named(f"{policy}/s0").exit_code == 0
+    assert online.served.named(f"{policy}/s0").exit_code == 0
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_row_arrives_in_order(online: StandIn, directory: Path, policy: str) -> None:
-    rows = online.named(f"{policy}/s0").rows
-    assert shown_rows(rows) == due_rows(directory, policy)
+def test_every_row_arrives_in_order(online: TrackedOnline, policy: str) -> None:
+    rows = online.served.named(f"{policy}/s0").rows
+    assert shown_rows(rows) == due_rows(online.directory, policy)
     assert [row["_step"] for row in rows] == [*range(8)]
 
 
-def test_metrics_have_their_axes(online: StandIn) -> None:
-    axes = online.named("ppo/s0").axes
+def test_metrics_have_their_axes(online: TrackedOnline) -> None:
+    axes = online.served.named("ppo/s0").axes
     assert axes["tuning/loss"] == axes["picks/*"] == "tuning/step"
     assert axes["rollout/episode_return"] == "rollout/episode"
     assert axes["train/loss"] == "time/total_timesteps"
 
 
 def test_config_has_flat_mirrors_and_digests_of_all_that_made_the_run(
-    online: StandIn, directory: Path
+    online: TrackedOnline,
 ) -> None:
-    config = online.named("ppo/s0").config
+    config = online.served.named("ppo/s0").config
     files = {
-        "pool": directory / "pool.parquet",
-        "features": directory / "features.safetensors",
-        "policy": directory / "arms" / "ppo-s0" / "policy.safetensors",
-        "schedule": directory / "arms" / "ppo-s0" / "schedule.jsonl",
+        "pool": online.directory / "pool.parquet",
+        "features": online.directory / "features.safetensors",
+        "policy": online.directory / "arms" / "ppo-s0" / "policy.safetensors",
+        "schedule": online.directory / "arms" / "ppo-s0" / "schedule.jsonl",
     }
     digests = {
         f"{stage}_sha256": hashlib.sha256(file.read_bytes()).hexdigest()
@@ -97,7 +84,7 @@ def test_config_has_flat_mirrors_and_digests_of_all_that_made_the_run(
     }
     flat = {
         "experiment_name": EXPERIMENT,
-        "run_directory": directory.name,
+        "run_directory": online.directory.name,
         "policy_name": "ppo",
         "policy_kind": "ppo",
         "seed": 0,
@@ -106,8 +93,8 @@ def test_config_has_flat_mirrors_and_digests_of_all_that_made_the_run(
     assert config == {**flat, **nested, **digests}
 
 
-def test_summary_has_the_loss_with_its_interval_over_items(online: StandIn) -> None:
-    summary = online.named("ppo/s0").summary
+def test_summary_has_the_loss_with_its_interval_over_items(online: TrackedOnline) -> None:
+    summary = online.served.named("ppo/s0").summary
     # Items of 1, 2 and 1.5 nats: deviation 0.5; Student's t(2) at 97.5% is 4.30265.
     reach = 4.30265 * 0.5 / 3**0.5
     assert summary["test/loss"] == 1.5
@@ -115,21 +102,21 @@ def test_summary_has_the_loss_with_its_interval_over_items(online: StandIn) -> N
     assert summary["test/loss_high"] == pytest.approx(1.5 + reach, abs=1e-4)
 
 
-def test_the_callers_own_run_is_left_alone(online: StandIn) -> None:
+def test_the_callers_own_run_is_left_alone(online: TrackedOnline) -> None:
     assert wandb.run is None
 
 
-def test_the_run_directory_says_which_run_it_is(online: StandIn, directory: Path) -> None:
-    identity = json.loads((directory / "arms" / "ppo-s0" / "wandb.json").read_text())
-    assert online.runs[identity["id"]].fields["displayName"] == "ppo/s0"
-    assert (directory / identity["folder"]).is_dir()
+def test_the_run_directory_says_which_run_it_is(online: TrackedOnline) -> None:
+    identity = json.loads((online.directory / "arms" / "ppo-s0" / "wandb.json").read_text())
+    assert online.served.runs[identity["id"]].fields["displayName"] == "ppo/s0"
+    assert (online.directory / identity["folder"]).is_dir()
 
 
 # --- Tables.
 
 
-def test_picks_have_text_and_both_parents_of_an_interpolation(online: StandIn) -> None:
-    rows = table(online, "random/s0", "picks")
+def test_picks_have_text_and_both_parents_of_an_interpolation(online: TrackedOnline) -> None:
+    rows = table(online.served, "random/s0", "picks")
     assert [(row["step"], row["slot"]) for row in rows] == [
         (t, k) for t in range(3) for k in (0, 1)
     ]
@@ -140,25 +127,25 @@ def test_picks_have_text_and_both_parents_of_an_interpolation(online: StandIn) -
     )
 
 
-def test_picks_of_a_learned_policy_have_its_scores(online: StandIn, directory: Path) -> None:
-    rows = table(online, "ppo/s0", "picks")
-    weights = load_file(directory / "arms" / "ppo-s0" / "policy.safetensors")
+def test_picks_of_a_learned_policy_have_its_scores(online: TrackedOnline) -> None:
+    rows = table(online.served, "ppo/s0", "picks")
+    weights = load_file(online.directory / "arms" / "ppo-s0" / "policy.safetensors")
     # The network adds nothing yet, and features of the second row are those of the first plus 2.
     slope = 2 * float(weights["scorer.linear.weight"][0, :2].sum())
     assert rows[1]["score"] - rows[0]["score"] == pytest.approx(slope, rel=1e-5)
-    assert {row["score"] for row in table(online, "random/s0", "picks")} == {None}
+    assert {row["score"] for row in table(online.served, "random/s0", "picks")} == {None}
 
 
-def test_the_comparison_is_a_run_with_a_table_and_intervals(online: StandIn) -> None:
-    served = online.named("comparison")
-    rows = table(online, "comparison", "comparison")
+def test_the_comparison_is_a_run_with_a_table_and_intervals(online: TrackedOnline) -> None:
+    served = online.served.named("comparison")
+    rows = table(online.served, "comparison", "comparison")
     assert served.fields["jobType"] == "comparison"
     assert [(row["policy"], row["loss"], row["verdict"]) for row in rows] == [
         ("random", 1.5, "reference"),
         ("ppo", 1.5, "one seed"),
     ]
     assert served.summary["policies"]["ppo"]["minus_random"]["mean"] == 0
-    costs = table(online, "comparison", "costs")
+    costs = table(online.served, "comparison", "costs")
     assert [(row["policy"], row["purpose"], row["tflop"]) for row in costs] == [
         ("random", "final_training", 1.0),
         ("ppo", "final_training", 1.0),
@@ -183,42 +170,52 @@ def test_the_comparison_is_a_run_with_a_table_and_intervals(online: StandIn) -> 
     ],
 )
 def test_artifacts_hold_the_files_byte_by_byte(
-    online: StandIn, directory: Path, kind: str, name: str, folder: str, files: set[str]
+    online: TrackedOnline, kind: str, name: str, folder: str, files: set[str]
 ) -> None:
-    found = artifact(online, kind, f"{EXPERIMENT}-{name}")
-    assert found.files == {file: (directory / folder / file).read_bytes() for file in files}
+    found = artifact(online.served, kind, f"{EXPERIMENT}-{name}")
+    assert found.files == {file: (online.directory / folder / file).read_bytes() for file in files}
     assert found.metadata["sha256"] == {
         file: hashlib.sha256(content).hexdigest() for file, content in found.files.items()
     }
 
 
-def test_the_service_knows_what_was_made_from_what(online: StandIn) -> None:
+def test_the_service_knows_what_was_made_from_what(online: TrackedOnline) -> None:
     made_by = {
-        (each.type, each.name): online.runs[each.run].fields["displayName"]
-        for each in online.artifacts
+        (each.type, each.name): online.served.runs[each.run].fields["displayName"]
+        for each in online.served.artifacts
         if each.type != "run_table"
     }
     used = {
-        (online.runs[run].fields["displayName"], name.removeprefix(f"{EXPERIMENT}-"))
-        for run, name in online.uses
+        (online.served.runs[run].fields["displayName"], name.removeprefix(f"{EXPERIMENT}-"))
+        for run, name in online.served.uses
     }
     assert made_by == {
         ("pool", f"{EXPERIMENT}-pool"): "pool",
         ("features", f"{EXPERIMENT}-features"): "features",
         ("policy", f"{EXPERIMENT}-ppo-s0-policy"): "ppo/s0",
-        ("schedule", f"{EXPERIMENT}-ppo-s0-schedule"): "ppo/s0",
+        ("schedule", f"{EXPERIMENT}-ppo-s0-schedule"): "schedule ppo/s0",
         ("schedule", f"{EXPERIMENT}-random-s0-schedule"): "random/s0",
     }
     assert used == {
         ("features", "pool:v0"),
         *((f"{policy}/s0", f"{stage}:v0") for policy in POLICIES for stage in ("pool", "features")),
+        *(("schedule ppo/s0", f"{stage}:v0") for stage in ("pool", "features", "ppo-s0-policy")),
         *(("comparison", f"{policy}-s0-schedule:v0") for policy in POLICIES),
     }
 
 
-def test_a_schedule_says_which_policy_it_was_made_by(online: StandIn, directory: Path) -> None:
-    schedule = artifact(online, "schedule", f"{EXPERIMENT}-ppo-s0-schedule")
-    policy = (directory / "arms" / "ppo-s0" / "policy.safetensors").read_bytes()
+def test_the_policy_lies_between_pool_and_schedule(online: TrackedOnline) -> None:
+    assert lineage_of("ppo") <= online.served.lineage()
+
+
+def test_a_run_that_passes_a_schedule_on_is_of_the_experiments_group(online: TrackedOnline) -> None:
+    fields = online.served.named("schedule ppo/s0").fields
+    assert (fields["groupName"], fields["jobType"]) == (EXPERIMENT, "schedule")
+
+
+def test_a_schedule_says_which_policy_it_was_made_by(online: TrackedOnline) -> None:
+    schedule = artifact(online.served, "schedule", f"{EXPERIMENT}-ppo-s0-schedule")
+    policy = (online.directory / "arms" / "ppo-s0" / "policy.safetensors").read_bytes()
     assert schedule.metadata["made_from_sha256"]["policy"] == hashlib.sha256(policy).hexdigest()
 
 
@@ -242,6 +239,6 @@ def test_offline_sends_and_says_nothing(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="raise_mdit"):
         track(tmp_path / "run", "offline", "random")
-    assert (server.runs, server.artifacts) == ({}, [])
+    assert (server.served.runs, server.served.artifacts) == ({}, [])
     assert capfd.readouterr() == ("", "")
     assert [each for each in caplog.records if each.name.startswith("raise_mdit")] == []

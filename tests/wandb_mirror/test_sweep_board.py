@@ -53,12 +53,12 @@ def test_a_sweep_and_its_points_arrive(
     shown.start(config("online"))
     shown.add(RESULT)
 
-    (made,) = server.sweeps
+    (made,) = server.served.sweeps
     described = YAML(typ="safe").load(made["config"])
     assert described["method"] == "random"
     assert described["metric"] == {"name": "sweep/loss", "goal": "minimize"}
     assert described["parameters"]["environment.window"] == {"values": [16, 64]}
-    run = server.named("sweep-1")
+    run = server.served.named("sweep-1")
     assert (run.fields["sweep"], run.fields["jobType"]) == ("sweep1", "sweep")
     assert run.config == dict(RESULT.setting)
     assert run.summary["sweep/loss"] == 1.5

@@ -47,10 +47,12 @@ def test_an_experiment_is_mirrored_as_it_goes(
 
     results = arms_from_json((directory / "results.json").read_text())
     for result in results:
-        served = server.named(f"{result.policy}/s0")
+        served = server.served.named(f"{result.policy}/s0")
         assert result.test is not None
         assert served.summary["test/loss"] == result.test.loss
         picks = [row for row in shown_rows(served.rows) if any("picks/" in key for key in row)]
         assert len(picks) == result.steps
-    assert "rollout/episode_return" in {key for row in server.named("ppo/s0").rows for key in row}
+    assert "rollout/episode_return" in {
+        key for row in server.served.named("ppo/s0").rows for key in row
+    }
     assert sync(directory, progress=Silent()).num_sent == 0
