@@ -14,16 +14,20 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 
 class BestPolicy(BaseCallback):
-    """Remembers the weights that collected the best episodes between two updates."""
+    """Remembers the weights that collected the best episodes between two updates.
 
-    def __init__(self) -> None:
+    Args:
+        num_before: Episodes that the policy had learned from before these.
+    """
+
+    def __init__(self, *, num_before: int = 0) -> None:
         super().__init__()
         self.best_return = -np.inf
         """Mean improvement over the episodes that those weights collected."""
         self.num_episodes = 0
         """Episodes that the policy had learned from when it had them."""
         self._weights: dict[str, torch.Tensor] = {}
-        self._num_seen = 0
+        self._num_seen = num_before
         self._returns: list[float] = []
         self._gains: dict[int, float] = defaultdict(float)
 

@@ -31,7 +31,7 @@ def build_ppo(
     steps_per_episode: int,
     seed: int,
     features: NDArray[np.float32] | None = None,
-    prior_column: int | None = None,
+    first_weights: NDArray[np.float32] | None = None,
 ) -> PPO:
     """A learner of selection policies on ``env``.
 
@@ -43,10 +43,11 @@ def build_ppo(
         seed: Of the policy's start and its draws. The library seeds the global generators with it.
         features: [N, features] of the pool, the first columns of `candidates`. With it a rollout
             stores rows of the pool instead of features; what is learned is the same.
-        prior_column: Of `candidates`, where `config.prior` stands as normal scores.
+        first_weights: [features + 1] what `config.prior` comes to, availability last; see
+            :mod:`raise_mdit.agents.first_weights`.
     """
     prior = config.prior
-    assert (prior is None) == (prior_column is None), "a prior is a column"
+    assert (prior is None) == (first_weights is None), "a prior is what the policy begins as"
     vec_env = with_finite_horizon(env)
     assert config.episodes_per_update % vec_env.num_envs == 0, "each one runs as many episodes"
     steps = config.episodes_per_update * steps_per_episode
@@ -63,11 +64,7 @@ def build_ppo(
         ent_coef=config.entropy_coefficient if prior is None else prior.kl_coefficient,
         **rollouts_of(features),
         target_kl=config.target_kl,
-        policy_kwargs={
-            "hidden_size": config.hidden_size,
-            "prior_column": prior_column,
-            "prior_strength": 0.0 if prior is None else prior.strength,
-        },
+        policy_kwargs={"hidden_size": config.hidden_size, "first_weights": first_weights},
         seed=seed,
         device="cpu",
     )

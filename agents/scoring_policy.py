@@ -9,7 +9,7 @@ Shapes: ``B`` batch, ``W`` slots, ``F`` features, ``G`` context, ``D`` hidden si
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,13 @@ STREAMED_SLOTS = 65_536
 """Larger windows are looked at in chunks where no gradient is needed: in one piece, a million
 candidates take 1.1 GB of working memory."""
 
-DEVIATIONS_OF_REUSE = 4.0
-"""Standard deviations of a ranking that a candidate falls by when it is picked for the first time,
-where a policy begins as a ranking: as good as never again, and still to be unlearned."""
-
 
 class CandidateScorer(nn.Module):
     """Scores [B, W] that follow a permutation of the window, and a value [B] that ignores it.
 
     A linear path beside the network lets a preference for a feature be learned from few episodes;
     the network adds what is not linear. Both start at zero, and the first policy is uniform, unless
-    it begins as a ranking.
+    the linear path is given weights to begin with.
     """
 
     def __init__(self, num_features: int, num_context: int, hidden_size: int) -> None:
@@ -65,16 +61,31 @@ class CandidateScorer(nn.Module):
     """[1, F] weights of the linear path when learning began; the network added nothing then."""
 
     @torch.no_grad()
-    def begin_as(self, column: int, *, strength: float) -> None:
-        """Begin as a ranking: what one column says, and nothing that was picked before.
+    def begin_as(self, weights: NDArray[np.float32]) -> None:
+        """Begin with these weights of the linear path.
 
         Args:
-            column: Of the features, the ranking as normal scores, high for what comes first.
-            strength: Its weight.
+            weights: [F], see :mod:`raise_mdit.agents.first_weights`.
         """
-        self.linear.weight[0, column] = strength
-        self.linear.weight[0, -1] = -strength * DEVIATIONS_OF_REUSE / math.log(2)
+        self.linear.weight.copy_(torch.from_numpy(weights))
         self.first_linear.copy_(self.linear.weight)
+
+    def ignore(self, features: Sequence[int], *, context: bool = False) -> None:
+        """Leave features out of scores and value, now and in all learning that follows.
+
+        Args:
+            features: Positions of columns, as of F.
+            context: Whether the stage is left out, too.
+        """
+        encoder, value = self.encoder[0], self.value[0]
+        assert isinstance(encoder, nn.Linear)
+        assert isinstance(value, nn.Linear)
+        num_features, hidden_size = self.linear.in_features, encoder.out_features
+        stage = range(num_features, encoder.in_features) if context else ()
+        _hold_at_zero(self.linear.weight, features)
+        _hold_at_zero(encoder.weight, [*features, *stage])
+        _hold_at_zero(value.weight, range(hidden_size, value.in_features) if context else ())
+        self.first_linear[:, list(features)] = 0
 
     def first_scores(self, candidates_BWF: torch.Tensor) -> torch.Tensor:
         """Scores [B, W] as they were when learning began."""
@@ -109,13 +120,11 @@ class SetScoringPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         *,
         hidden_size: int = 64,
-        prior_column: int | None = None,
-        prior_strength: float = 2.0,
+        first_weights: NDArray[np.float32] | None = None,
         **kwargs: Any,
     ) -> None:
         self._hidden_size = hidden_size
-        self._prior_column = prior_column
-        self._prior_strength = prior_strength
+        self._first_weights = first_weights
         self._num_picks = len(action_space.nvec)
         kwargs.update(features_extractor_class=_Unchanged, ortho_init=False)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -133,8 +142,8 @@ class SetScoringPolicy(ActorCriticPolicy):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Values, log-probabilities and entropies of actions taken earlier.
 
-        Where the policy began as a ranking, minus the divergence from that stands for the entropy:
-        Stable-Baselines3's entropy bonus then holds the policy near where it began.
+        Where the policy was given something to begin as, minus the divergence from that stands for
+        the entropy: Stable-Baselines3's entropy bonus then holds the policy near where it began.
         """
         distribution, values_B = self._distribution_and_values(obs)
         assert isinstance(distribution, PlackettLuceDistribution)
@@ -173,8 +182,8 @@ class SetScoringPolicy(ActorCriticPolicy):
         assert context_shape is not None
         num_features = features_shape[1] + 1  # availability: how often a candidate was picked
         self.scorer = CandidateScorer(num_features, context_shape[0], self._hidden_size)
-        if self._prior_column is not None:
-            self.scorer.begin_as(self._prior_column, strength=self._prior_strength)
+        if self._first_weights is not None:
+            self.scorer.begin_as(self._first_weights)
         self.action_dist = PlackettLuceDistribution(self._num_picks)
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -193,7 +202,7 @@ class SetScoringPolicy(ActorCriticPolicy):
 
     def _regularity(self, distribution: PlackettLuceDistribution, obs: PyTorchObs) -> torch.Tensor:
         """[B] what the entropy coefficient weighs."""
-        if self._prior_column is None:
+        if self._first_weights is None:
             return distribution.entropy()
         assert isinstance(obs, dict)
         return -distribution.divergence(self.scorer.first_scores(_features(obs)))
@@ -212,8 +221,7 @@ class SetScoringPolicy(ActorCriticPolicy):
         return {
             **super()._get_constructor_parameters(),
             "hidden_size": self._hidden_size,
-            "prior_column": self._prior_column,
-            "prior_strength": self._prior_strength,
+            "first_weights": self._first_weights,
         }
 
 
@@ -221,6 +229,15 @@ def _features(obs: dict[str, torch.Tensor]) -> torch.Tensor:
     """[B, W, F] candidates with their availability behind: how often each was picked."""
     available_BW1 = torch.log1p(obs["selected"].float())[..., None]
     return torch.cat([obs["candidates"].float(), available_BW1], dim=2)
+
+
+def _hold_at_zero(weight: torch.Tensor, columns: Iterable[int]) -> None:
+    """Give columns of a weight no effect, and no gradient that would bring it back."""
+    held = torch.zeros(weight.shape[1], dtype=torch.bool)
+    held[list(columns)] = True
+    with torch.no_grad():
+        weight.masked_fill_(held, 0.0)
+    weight.register_hook(lambda gradient: gradient.masked_fill(held, 0.0))
 
 
 class _Unchanged(BaseFeaturesExtractor):

@@ -78,6 +78,7 @@ class InstructionSelectionVecEnv(VecEnv):
         control: NDArray[np.float32] | None = None,
         targets: NDArray[np.int64] | None = None,
         signal: LearnerSignal | None = None,
+        first_episode: int = 0,
     ) -> None:
         self._rules = EpisodeRules(
             pool=pool,
@@ -101,7 +102,7 @@ class InstructionSelectionVecEnv(VecEnv):
         self._starts = [learners.snapshot(index) for index in range(self.num_envs)]
         self._reward_validation = reward_validation
         self._signals = [_of_learner(signal, index) for index in range(self.num_envs)]
-        self._next_episode = 0
+        self._next_episode = first_episode
         self._rngs: list[np.random.Generator | None] = [None] * self.num_envs
         self._base: Evaluation | None = None
         self._episodes: list[Episode] = []

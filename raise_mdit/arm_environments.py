@@ -19,6 +19,7 @@ from raise_mdit.learners.alignment import alignment_signal
 from raise_mdit.learners.causal_lm import CausalLmLearner
 from raise_mdit.ledger import MONITORING, Ledger, Purpose
 from raise_mdit.policy_config import (
+    CandidateScoringSection,
     FullDataConfig,
     GradientAlignmentConfig,
     PolicyConfig,
@@ -65,7 +66,7 @@ class ArmEnvironments:
     def window(self) -> int | None:
         """Candidates offered to the policy; None offers the pool."""
         window = self.preparation.config.environment.window
-        if isinstance(self.policy, ScorerSection) and self.policy.window is not None:
+        if isinstance(self.policy, CandidateScoringSection) and self.policy.window is not None:
             window = self.policy.window
         return None if self.policy.offer == "pool" or window == "pool" else window
 
@@ -79,18 +80,19 @@ class ArmEnvironments:
         return Budget(steps=-(-originals * self.policy.epochs // batch_size))
 
     def learning(
-        self, *, control: NDArray[np.float32] | None
+        self, *, control: NDArray[np.float32] | None, first_episode: int = 0
     ) -> InstructionSelectionEnv | InstructionSelectionVecEnv:
         """Where the policy learns: one fine-tuning, or several that step together.
 
         Args:
             control: See :meth:`random_gains`.
+            first_episode: Number of the first, by which candidates are renewed.
         """
         together = 1
         if isinstance(self.policy, ScorerSection):
             together = self.policy.parallel_episodes
         if together == 1:
-            return self.alone(control=control)
+            return self.alone(control=control, first_episode=first_episode)
         learners = self.preparation.tuning.stacked(together)
         learners.open_account()
         return InstructionSelectionVecEnv(
@@ -104,13 +106,17 @@ class ArmEnvironments:
             ledger=self.ledger,
             reward_every=self.preparation.config.reward.every,
             control=control,
+            first_episode=first_episode,
         )
 
-    def alone(self, *, control: NDArray[np.float32] | None = None) -> InstructionSelectionEnv:
+    def alone(
+        self, *, control: NDArray[np.float32] | None = None, first_episode: int = 0
+    ) -> InstructionSelectionEnv:
         """Where the policy learns from one fine-tuning after another.
 
         Args:
             control: See :meth:`random_gains`.
+            first_episode: Number of the first, by which candidates are renewed.
         """
         learner = self.preparation.tuning.policy_learner
         return self._environment(
@@ -119,6 +125,7 @@ class ArmEnvironments:
             self.window,
             control=control,
             signal=self._signal(learner),
+            first_episode=first_episode,
         )
 
     def random_gains(

@@ -9,7 +9,14 @@ from statistics import fmean
 
 from raise_mdit.bootstrap import bootstrap_interval
 from raise_mdit.core import Cost
-from raise_mdit.effects import Effect, Role, Verdict, effects_of
+from raise_mdit.effects import (
+    Effect,
+    Role,
+    Verdict,
+    effects_of,
+    spread_says_too_little,
+    what_it_takes,
+)
 from raise_mdit.equal_budgets import EqualBudget, equal_budget
 from raise_mdit.item_differences import values_by_item
 from raise_mdit.ledger import CHOOSING
@@ -48,9 +55,16 @@ class PolicySummary:
     """Against each reference that the run has with the same seeds, the policy itself left out."""
     at_equal_tokens: Interval | None
     """Loss on reward-validation when every policy had trained on as many tokens; None where that is
-    not known."""
+    not known or a seed ended before."""
     at_equal_compute: Interval | None
     """The same when every policy had spent as many FLOPs in all."""
+    ended_at_tokens: float | None
+    """The fewest tokens at which a seed stopped short of these, its loss not finite; None where
+    none did."""
+    ended_at_flops: float | None
+    """The same of FLOPs in all."""
+    stopped_seeds: tuple[int, ...]
+    """Seeds whose final fine-tuning stopped because the loss was not finite."""
     steps: float
     """Mean optimizer steps of the final fine-tuning."""
     tokens: float
@@ -166,48 +180,55 @@ def reference_of(summaries: Sequence[PolicySummary]) -> str:
 
 
 def cost_of_choosing(arms: Sequence[ArmResult], full_training: Cost) -> tuple[str, ...]:
-    """A sentence for each policy that learns: its cost as a share of one full-data training.
+    """A sentence on all policies that learn: their cost as a share of one full-data training.
 
     Args:
         arms: Finished arms.
         full_training: Three epochs of the same pool, LoRA through the whole model.
+
+    Returns:
+        That sentence, or nothing where no policy learns.
     """
     shares: dict[str, list[float]] = {}
     for arm in arms:
         if arm.costs.get("policy_training", Cost()).flops:
             spent = sum(arm.costs[purpose].flops for purpose in CHOOSING if purpose in arm.costs)
             shares.setdefault(arm.policy, []).append(spent / full_training.flops)
-    return tuple(
-        f"Learning what to pick cost {policy} {_mean(values):.2f} of one full-data training in "
-        f"FLOPs (features, proxy check, frozen layers, policy training and rewards; 3 epochs of "
-        f"the same pool with LoRA through the whole model are {full_training.flops / 1e12:,.1f} "
-        "TFLOP)."
-        for policy, values in shares.items()
+    if not shares:
+        return ()
+    listed = ", ".join(f"{policy} {_mean(values):.2f}" for policy, values in shares.items())
+    return (
+        f"What learning to pick cost, in FLOPs as a share of one full-data training: {listed} "
+        "(features, proxy check, frozen layers, policy training and rewards; 3 epochs of the same "
+        f"pool with LoRA through the whole model are {full_training.flops / 1e12:,.1f} TFLOP).",
     )
 
 
 def power_sentences(summaries: Sequence[PolicySummary]) -> tuple[str, ...]:
-    """How much more would settle the comparisons with random that are open."""
-    still_open = [
-        (summary.policy, effect)
+    """What would settle the comparisons with random that are open."""
+    taken = {
+        summary.policy: effect
         for summary in summaries
-        if (effect := summary.effect("random")) is not None
-        and effect.verdict == "inconclusive"
-        and effect.adjusted_p is not None
-    ]
-    if not still_open:
+        if (effect := summary.effect("random")) is not None and what_it_takes(effect)
+    }
+    if not taken:
         return ()
-    reachable = [f"{policy} {_more(effect)}" for policy, effect in still_open if _more(effect)]
-    hopeless = [policy for policy, effect in still_open if not _more(effect)]
-    opening = f"Open against {still_open[0][1].reference}"
-    sentences = []
+    opening = f"Open against {reference_of(summaries)}"
+    reachable = {
+        policy: effect
+        for policy, effect in taken.items()
+        if not (effect.seeds_first or effect.is_out_of_reach)
+    }
+    sentences = _first_more_seeds(taken, opening)
     if reachable:
+        wanted = "; ".join(f"{name} {what_it_takes(effect)}" for name, effect in reachable.items())
         sentences.append(
             f"{opening}, and what would settle it, were difference and spread as they are: "
-            f"{'; '.join(reachable)}."
+            f"{wanted}."
         )
-    if any(effect.more_seeds for _, effect in still_open if _more(effect)):
-        sentences[0] += " Add seeds with raise-mdit run RUN_DIR --more-seeds N."
+    if any(effect.more_seeds for effect in reachable.values()):
+        sentences[-1] += " Add seeds with raise-mdit run RUN_DIR --more-seeds N."
+    hopeless = [policy for policy, effect in taken.items() if effect.is_out_of_reach]
     if hopeless:
         sentences.append(
             f"{opening}, and no number of seeds or items within reason would settle it, as "
@@ -216,16 +237,18 @@ def power_sentences(summaries: Sequence[PolicySummary]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _more(effect: Effect) -> str:
-    """What it would take; nothing where that is out of reach."""
-    if effect.more_seeds is None or (effect.over_items is not None and effect.more_items is None):
-        return ""
-    wanted = {"seeds": effect.more_seeds, "held-out items": effect.more_items or 0}
-    return " and ".join(
-        f"{number:,} more {name if number > 1 else name.removesuffix('s')}"
-        for name, number in wanted.items()
-        if number
-    )
+def _first_more_seeds(taken: Mapping[str, Effect], opening: str) -> list[str]:
+    """A sentence for each number of seeds that is too small to say more."""
+    by_number: dict[int, list[str]] = {}
+    for policy, effect in taken.items():
+        if effect.seeds_first:
+            by_number.setdefault(effect.seeds_first, []).append(policy)
+    return [
+        f"{opening}, and {spread_says_too_little(taken[policies[0]])}: {', '.join(policies)}. "
+        f"Run at least {number} more seeds first, with raise-mdit run RUN_DIR "
+        f"--more-seeds {number}."
+        for number, policies in by_number.items()
+    ]
 
 
 def _by_policy(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
@@ -311,6 +334,9 @@ def _summary(
         effects=effects,
         at_equal_tokens=_over_seeds(arms, tokens),
         at_equal_compute=_over_seeds(arms, flops),
+        ended_at_tokens=_ended_at(arms, tokens),
+        ended_at_flops=_ended_at(arms, flops),
+        stopped_seeds=tuple(arm.seed for arm in arms if arm.status == "non_finite_loss"),
         steps=fmean(arm.steps for arm in arms),
         tokens=fmean(arm.tokens for arm in arms),
         compute=_mean_cost([total(arm.costs) for arm in arms]),
@@ -319,9 +345,15 @@ def _summary(
 
 
 def _over_seeds(arms: Sequence[ArmResult], budget: EqualBudget | None) -> Interval | None:
-    if budget is None:
+    if budget is None or _ended_at(arms, budget) is not None:
         return None
     return bootstrap_interval([budget.losses[arm.policy, arm.seed] for arm in arms])
+
+
+def _ended_at(arms: Sequence[ArmResult], budget: EqualBudget | None) -> float | None:
+    ended = {} if budget is None else budget.ended
+    found = (ended[arm.policy, arm.seed] for arm in arms if (arm.policy, arm.seed) in ended)
+    return min(found, default=None)
 
 
 def _share_interval(shares: Sequence[float]) -> Interval:

@@ -6,10 +6,14 @@ seeds would say the same, and other test items, too. The larger of the two p-val
 all policies against one reference are corrected together (Holm), and the word follows the corrected
 one; two references are compared once, and the word holds both ways. So a 95 % interval may leave
 out zero where the word is *inconclusive*: of many policies one looks good by chance.
+
+Where a comparison is open, :func:`what_it_takes` says what would settle it. Every page and table
+that tells it asks there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -26,6 +30,13 @@ SIGNIFICANCE = 0.05
 MOST_SEEDS = 1000
 MOST_ITEMS = 100_000
 """More than that are not told: the comparison is as good as hopeless."""
+
+FEWEST_SEEDS_WITH_SPREAD = 3
+"""From fewer no number of seeds is told. The spread of two is off by a factor of 2 or more in two
+experiments of five (normal samples), and the number of seeds goes with its square."""
+SEEDS_TO_BEGIN_WITH = 5
+"""What is asked for where there are fewer than that minimum: with five seeds the interval is 2.8
+times its error wide on either side, with three 4.3 times, with two 12.7 times (Student)."""
 
 Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed"]
 Role = Literal["random", "base", "full", "best_static"]
@@ -59,9 +70,55 @@ class Effect:
     verdict: Verdict
     more_seeds: int | None
     """Where it is inconclusive: how many more seeds it would take, were mean and spread as now,
-    0 where seeds agree enough already; None where that is unknown or above :data:`MOST_SEEDS`."""
+    0 where seeds agree enough already; None where that is above :data:`MOST_SEEDS` or unknown, as
+    with fewer than :data:`FEWEST_SEEDS_WITH_SPREAD` seeds that differ."""
     more_items: int | None
     """The same of held-out items, up to :data:`MOST_ITEMS`."""
+
+    @property
+    def seeds_first(self) -> int:
+        """Seeds to add before a number of them can be told; 0 where there is no need."""
+        low, high, size = self.difference.low, self.difference.high, self.difference.num_samples
+        if self.verdict == "one seed":
+            return SEEDS_TO_BEGIN_WITH - size if math.isfinite(self.difference.mean) else 0
+        is_open = self.verdict == "inconclusive" and self.adjusted_p is not None
+        if not is_open or low == high or size >= FEWEST_SEEDS_WITH_SPREAD:
+            return 0
+        return SEEDS_TO_BEGIN_WITH - size
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether it is open, and no number of seeds or items within reason would settle it."""
+        if self.verdict != "inconclusive" or self.adjusted_p is None or self.seeds_first:
+            return False
+        return self.more_seeds is None or (self.over_items is not None and self.more_items is None)
+
+
+def what_it_takes(effect: Effect) -> str:
+    """What would settle an open comparison, such as `5 more seeds and 8 more held-out items`.
+
+    It supposes that difference and spread stay as they are. The spread of fewer than three seeds
+    says too little for a number: then it is `at least 3 more seeds first`. It is `out of reach`
+    where no number within reason would do, and nothing where the comparison is settled or a loss
+    is not finite.
+    """
+    if effect.seeds_first:
+        return f"at least {effect.seeds_first} more seeds first"
+    if effect.is_out_of_reach:
+        return "out of reach"
+    wanted = {"seeds": effect.more_seeds or 0, "held-out items": effect.more_items or 0}
+    return " and ".join(
+        f"{number:,} more {name if number > 1 else name.removesuffix('s')}"
+        for name, number in wanted.items()
+        if number
+    )
+
+
+def spread_says_too_little(effect: Effect) -> str:
+    """Why no number is told of a comparison for which seeds are to be added first."""
+    size = effect.difference.num_samples
+    has = "one seed has no spread" if size == 1 else f"a spread over {size} seeds tells too little"
+    return f"{has} to say what would settle it"
 
 
 Losses = Mapping[tuple[str, int], float]
@@ -187,7 +244,7 @@ def _effect(
     more_seeds = more_items = None
     if verdict == "inconclusive" and adjusted is not None:
         level = SIGNIFICANCE / num_compared
-        more_seeds = _more(pairs.by_seed, level, MOST_SEEDS)
+        more_seeds = _more_seeds(pairs.by_seed, level)
         more_items = _more(pairs.by_item, level, MOST_ITEMS) if pairs.by_item else None
         enough_items = more_items == 0 if pairs.by_item else True
         if more_seeds == 0 and enough_items:  # the two ways of counting differ by a hair
@@ -203,6 +260,12 @@ def _effect(
         more_seeds=more_seeds,
         more_items=more_items,
     )
+
+
+def _more_seeds(values: list[float], level: float) -> int | None:
+    if len(values) < FEWEST_SEEDS_WITH_SPREAD and min(values) < max(values):
+        return None
+    return _more(values, level, MOST_SEEDS)
 
 
 def _more(values: list[float], level: float, most: int) -> int | None:

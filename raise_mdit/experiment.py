@@ -26,6 +26,7 @@ from raise_mdit.report_sentences import metric_agreement_of
 from raise_mdit.results import ArmResult, read_results, to_json
 from raise_mdit.run_directory import (
     all_arms,
+    check_place,
     choosing_notes,
     finished_folders,
     ledger_of,
@@ -120,28 +121,15 @@ def conclude(directory: Path) -> tuple[PolicySummary, ...]:
 
 
 def _open_directory(config: ExperimentConfig, directory: Path) -> None:
+    check_place(config, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise RunError(
             f"{directory}: cannot be made a run directory ({error.strerror}); give another --out"
         ) from error
-    file = directory / "config.yaml"
-    if file.exists():
-        if not _continues(config, read_config(directory)):
-            raise RunError(
-                f"{directory}: holds a run of another experiment file; give the same file and "
-                "--set values to resume it, or another --out"
-            )
-    elif any(directory.iterdir()):
-        raise RunError(f"{directory}: not empty and not a run directory; give another --out")
-    write_text(file, resolved_yaml(config))
+    write_text(directory / "config.yaml", resolved_yaml(config))
     write_json(directory / "versions.json", versions())
-
-
-def _continues(config: ExperimentConfig, before: ExperimentConfig) -> bool:
-    """Whether it is the same experiment, with more seeds at most."""
-    return _with_seeds(config, before.seeds) == before and set(before.seeds) <= set(config.seeds)
 
 
 def more_seeds(config: ExperimentConfig, count: int) -> ExperimentConfig:

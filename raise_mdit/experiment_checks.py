@@ -19,7 +19,7 @@ from raise_mdit.config import (
 )
 from raise_mdit.errors import nearest, nearest_entry
 from raise_mdit.learning_checks import learning_faults
-from raise_mdit.policy_config import ScorerSection
+from raise_mdit.policy_config import CandidateScoringSection
 from raise_mdit.synthesis_checks import synthesis_faults
 from raise_mdit.yaml_document import Fault, Location
 
@@ -169,7 +169,7 @@ def pool_faults(config: ExperimentConfig, most: int) -> Iterator[Fault]:
 def _own_windows(config: ExperimentConfig, most: int) -> Iterator[Fault]:
     batch_size = config.environment.batch_size
     for index, policy in enumerate(config.policies):
-        window = policy.window if isinstance(policy, ScorerSection) else None
+        window = policy.window if isinstance(policy, CandidateScoringSection) else None
         if isinstance(window, int) and not batch_size <= window <= most:
             message = (
                 f"should be at least environment.batch_size {batch_size} and at most the pool, "

@@ -19,8 +19,45 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import ConfigError, RunError, nearest, nearest_entry
 from raise_mdit.experiment_checks import consistency_faults
-from raise_mdit.schema_faults import allowed_keys, schema_faults, value_at
+from raise_mdit.folders import CONFIG_FILE, no_run_directory
+from raise_mdit.schema_faults import allowed_keys, schema_faults, shown, value_at
 from raise_mdit.yaml_document import Document, Fault, Location, Mark, UnreadableYaml, Value, parse
+
+AN_EXPERIMENT = (
+    "An experiment is a YAML file of keys such as name, data, environment and policies: "
+    "experiments/quickstart.yaml is one."
+)
+"""Said of a file that is none."""
+
+OWN_OPTIONS = "options"
+"""Key of the sections whose keys are arguments of a class of the user's own, whatever they are."""
+
+YAML_SUFFIXES = (".yaml", ".yml")
+
+
+class LoadedExperiment(NamedTuple):
+    """A sound experiment, and where each of its keys was written."""
+
+    config: ExperimentConfig
+    path: Path
+    document: Document
+    changes: _Overrides
+
+    def located(self, message: str) -> str:
+        """A message about a key with the key's place before it: ``file:line:column``, or override.
+
+        Args:
+            message: Begins with the dotted path of a key and a colon, as in ``policies.mine.kind: …
+                ``, or is about something that is not in the file, and stays as it is.
+        """
+        try:
+            where = self.changes.locate(message.partition(": ")[0])
+        except UnknownPath:
+            return message
+        if override := self.changes.origin(where):
+            return f"--set {override}: {message}"
+        mark = self.document.mark(Fault(where, message))
+        return _in_file(self.path, self.document.lines, mark, message)
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -34,21 +71,47 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConf
     Raises:
         ConfigError: Naming every fault found, each with its place.
     """
-    text = _read(path)
-    try:
-        document = parse(text)
-    except UnreadableYaml as error:
-        raise ConfigError(_in_file(path, error.lines, error.mark, str(error))) from error
-    if document.value is None and not document.faults:
-        needed = "name, data, environment, policies"
-        raise ConfigError(f"{path}: is empty; an experiment needs at least {needed}")
+    return load_with_places(path, overrides).config
+
+
+def load_with_places(path: Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
+    """As :func:`load_experiment`, for who finds more faults and has to say where they are.
+
+    Args:
+        path: YAML file.
+        overrides: As of :func:`load_experiment`.
+
+    Raises:
+        ConfigError: As :func:`load_experiment`.
+    """
+    document = _parsed(path)
     changes = _Overrides(document.value)
     for override in overrides:
         changes.apply(override)
     config, faults = _validated(document.value)
     if config is None or faults or document.faults or changes.faults:
         raise ConfigError(_report(path, document, changes, faults))
-    return config
+    return LoadedExperiment(config, path, document, changes)
+
+
+def _parsed(path: Path) -> Document:
+    """The document of a file that is a section of keys."""
+    try:
+        document = parse(_read(path))
+    except UnreadableYaml as error:
+        message = _in_file(path, error.lines, error.mark, str(error))
+        is_yaml = path.suffix.lower() in YAML_SUFFIXES
+        raise ConfigError(message if is_yaml else f"{message}\n{AN_EXPERIMENT}") from error
+    if document.value is None and not document.faults:
+        needed = "name, data, environment, policies"
+        raise ConfigError(f"{path}: is empty; an experiment needs at least {needed}")
+    if not isinstance(document.value, dict) and not document.faults:
+        message = (
+            f"is not an experiment file; it is no section of keys, but {shown(document.value)}"
+        )
+        mark = document.mark(Fault((), ""))
+        raise ConfigError(f"{_in_file(path, document.lines, mark, message)}\n{AN_EXPERIMENT}")
+    return document
 
 
 def load_resolved(path: Path) -> ExperimentConfig:
@@ -67,11 +130,11 @@ def read_config(directory: Path) -> ExperimentConfig:
     """The resolved experiment of a run directory.
 
     Raises:
-        RunError: It is not a run directory.
+        RunError: It is not a run directory; what it is instead is told, and what may be meant.
     """
-    file = directory / "config.yaml"
+    file = directory / CONFIG_FILE
     if not file.is_file():
-        raise RunError(f"{directory}: not a run directory (no config.yaml)")
+        raise RunError(no_run_directory(directory))
     return load_resolved(file)
 
 
@@ -149,8 +212,8 @@ class _Overrides:
             return
         try:
             value, faults = _override_value(text)
-            where = self._locate(key)
-        except (UnreadableYaml, _UnknownPath) as error:
+            where = self.locate(key)
+        except (UnreadableYaml, UnknownPath) as error:
             self._blame(override, str(error))
             return
         for fault in faults:
@@ -161,8 +224,12 @@ class _Overrides:
     def _blame(self, override: str, message: str) -> None:
         self.faults.append(f"--set {override}: {message}")
 
-    def _locate(self, key: str) -> Location:
-        """The location a dotted path means; its last key need not be written yet."""
+    def locate(self, key: str) -> Location:
+        """The location a dotted path means; its last key need not be written yet.
+
+        Raises:
+            UnknownPath: Nothing in an experiment file has that path.
+        """
         where: Location = ()
         rest = key
         while rest:
@@ -174,13 +241,15 @@ class _Overrides:
 
     def _key(self, where: Location, rest: str) -> _Step:
         key, _, rest = rest.partition(".")
+        if where[-1:] == (OWN_OPTIONS,):  # which there are, only the user's class can tell
+            return _Step(key, rest)
         allowed = allowed_keys(self._root, where)
         path = ".".join(map(str, (*where, key)))
         if not allowed:
-            raise _UnknownPath(f"{'.'.join(map(str, where))!r} holds no keys")
+            raise UnknownPath(f"{'.'.join(map(str, where))!r} holds no keys")
         if key not in allowed:
             hint = nearest(key, allowed)
-            raise _UnknownPath(f"unknown key {path!r}, allowed here: {', '.join(allowed)}.{hint}")
+            raise UnknownPath(f"unknown key {path!r}, allowed here: {', '.join(allowed)}.{hint}")
         return _Step(key, rest)
 
     def _set(self, where: Location, value: Value) -> None:
@@ -206,8 +275,8 @@ class _Step(NamedTuple):
     rest: str
 
 
-class _UnknownPath(Exception):
-    """An override of something that cannot be in an experiment file."""
+class UnknownPath(Exception):
+    """A dotted path to something that cannot be in an experiment file."""
 
 
 def _override_value(text: str) -> tuple[Value, list[str]]:
@@ -227,14 +296,14 @@ def _entry(entries: list[Value], rest: str) -> _Step:
         if matching:
             label = max(matching, key=len)  # names may have dots
             if texts.count(label) > 1:
-                raise _UnknownPath(f"{label!r} is the {key} of several entries; use the position")
+                raise UnknownPath(f"{label!r} is the {key} of several entries; use the position")
             return _Step(labels.index(label), rest[len(label) + 1 :])
         known += texts
     first, _, after = rest.partition(".")
     if first.isascii() and first.isdigit() and int(first) < len(entries):
         return _Step(int(first), after)
     allowed = ", ".join([*dict.fromkeys(known), f"0 to {len(entries) - 1} by position"])
-    raise _UnknownPath(f"no entry {first!r}, allowed: {allowed}.{nearest(first, known)}")
+    raise UnknownPath(f"no entry {first!r}, allowed: {allowed}.{nearest(first, known)}")
 
 
 def _report(path: Path, document: Document, changes: _Overrides, faults: list[Fault]) -> str:

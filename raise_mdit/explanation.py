@@ -26,6 +26,16 @@ from raise_mdit.core import Message
 from raise_mdit.decisions import DECISIONS_FILE, POLICY_FILE, Decisions, read_decisions
 from raise_mdit.errors import RunError, nearest
 from raise_mdit.experiment_file import read_config
+from raise_mdit.policy_config import (
+    BanditSection,
+    CustomPolicyConfig,
+    InfluenceConfig,
+    PolicyConfig,
+    PpoConfig,
+    RaiseConfig,
+    RandomSearchConfig,
+    ScorerSection,
+)
 from raise_mdit.progress import Progress
 from raise_mdit.rescoring import RescoredStep, Rescorer
 from raise_mdit.results import ArmResult, read_result
@@ -172,19 +182,23 @@ class _Arms:
     def __init__(self, directory: Path, config: ExperimentConfig) -> None:
         self._directory = directory
         self._folders: dict[str, dict[int, Path]] = {}
-        notes = []
+        left_out: dict[str, dict[str, list[int]]] = {}
         for policy in config.policies:
             for seed in sorted(config.seeds):
                 folder = arm_folder(directory, policy.label, seed)
                 if not (folder / "result.json").is_file():
                     continue
                 if not (folder / DECISIONS_FILE).is_file():
-                    notes.append(f"{policy.label} s{seed} left no decisions: no learned scores")
+                    arms = left_out.setdefault(_why_without_decisions(policy), {})
+                    arms.setdefault(policy.label, []).append(seed)
                 elif not holds_scorer(folder / POLICY_FILE):
-                    notes.append(f"{policy.label} s{seed} has weights of another kind of policy")
+                    arms = left_out.setdefault("their weights are of another kind of policy", {})
+                    arms.setdefault(policy.label, []).append(seed)
                 else:
                     self._folders.setdefault(policy.label, {})[seed] = folder
-        self.notes = tuple(f"Left out: {note}." for note in notes)
+        self.notes = tuple(
+            f"Left out, as {reason}: {_listed(arms)}." for reason, arms in left_out.items()
+        )
 
     def chosen(self, policy: str | None, seed: int | None) -> Path:
         """Folder of the arm that is asked for."""
@@ -211,6 +225,42 @@ class _Arms:
                 f"--seed {seed}: {policy} has {', '.join(map(str, seeds))}. Did you mean {close}?"
             )
         return seeds[seed]
+
+
+def _why_without_decisions(policy: PolicyConfig) -> str:
+    """Why an arm left nothing by which its scores could be computed again."""
+    match policy:
+        case BanditSection():
+            return (
+                "they learn one value for each group of candidates and draw blindly within a group"
+            )
+        case InfluenceConfig():
+            return (
+                "they score by the weights of a regression that changes at every step, and a run "
+                "keeps neither these weights nor the windows that they scored"
+            )
+        case RaiseConfig():
+            return (
+                "a run keeps the weights of RAISE as printed, but no decisions: neither the stage "
+                "that it saw nor the classes of which it took the highest"
+            )
+        case RandomSearchConfig():
+            return "they repeat the best of several random schedules and score no candidate"
+        case CustomPolicyConfig():
+            return "what a policy of your own scores by is known to its class alone"
+        case PpoConfig(from_run=str()):
+            return (
+                "they were trained in another run, and what they saw here stands along that run's "
+                "axes, which this one does not keep; explain the run that they are from"
+            )
+        case ScorerSection():
+            return "they ran in an older version, which kept no decisions"
+    return "they do not learn what to pick"
+
+
+def _listed(arms: Mapping[str, Sequence[int]]) -> str:
+    """Policies with their seeds."""
+    return ", ".join(" ".join([label, *(f"s{seed}" for seed in arms[label])]) for label in arms)
 
 
 def _check_place(name: str, place: int | None, count: int) -> None:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from raise_mdit.explanation import ExplainedPick, Explanation, thirds
+from raise_mdit.split_table import uncut
 
 MAX_GROUPS = 8
 """Lines of one way of grouping; the rest are one line."""
@@ -18,7 +18,6 @@ MAX_GROUPS = 8
 THIRDS = ("first third", "second third", "last third")
 
 _NO_STEP = "\N{EN DASH}"
-_WIDER_THAN_ANY_TABLE = 1000
 _TEXT_LENGTH = 60
 _WORDS = ("of kind", "source", "text", "what scores owe to", "picks by", "")
 """Columns that hold no figures."""
@@ -35,7 +34,7 @@ def picks_table(explanation: Explanation, *, top: int) -> Table:
     table = _table("step", "slot", "of kind", "source", *figures, "text")
     for pick in explanation.strongest(top):
         table.add_row(*map(Text, _cells(pick)))
-    return _uncut(table)
+    return uncut(table)
 
 
 def attributions_table(explanation: Explanation) -> Table:
@@ -45,7 +44,7 @@ def attributions_table(explanation: Explanation) -> Table:
     for place, group in enumerate(explanation.groups):
         means = (f"{part[:, place].mean():.3f}" if len(part) else _NO_STEP for part in parts)
         table.add_row(Text(group), *means)
-    return _uncut(table)
+    return uncut(table)
 
 
 def shares_table(explanation: Explanation) -> Table:
@@ -61,7 +60,7 @@ def shares_table(explanation: Explanation) -> Table:
         if others:
             rest = f"{len(others)} more"
             table.add_row(way, rest, *(_share(part, others) for part in parts), style="dim")
-    return _uncut(table)
+    return uncut(table)
 
 
 def _thirds(explanation: Explanation) -> list[range]:
@@ -101,10 +100,4 @@ def _table(*columns: str) -> Table:
     for column in columns:
         words = column in _WORDS
         table.add_column(column, justify="left" if words else "right", no_wrap=True)
-    return table
-
-
-def _uncut(table: Table) -> Table:
-    """On a narrow terminal lines run on; rich would cut figures there: "1,2…"."""
-    table.width = Console(width=_WIDER_THAN_ANY_TABLE).measure(table).maximum
     return table

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from raise_mdit import __version__
 from raise_mdit.agents.attribution import holds_scorer
+from raise_mdit.candidates import content_hash
 from raise_mdit.core import Message
 from raise_mdit.decisions import (
     BASIS_FILE,
@@ -24,6 +25,7 @@ from raise_mdit.exported_policy import (
     DESCRIPTION_FILE,
     PolicyDescription,
     is_policy_folder,
+    read_fields,
     write_policy,
 )
 from raise_mdit.finished_arm import FinishedArm, chosen_arm
@@ -49,7 +51,7 @@ class Exported(NamedTuple):
 
 
 def export_schedule(
-    directory: Path, *, policy: str | None, seed: int | None, to: Path | None
+    directory: str | Path, *, policy: str | None, seed: int | None, to: str | Path | None
 ) -> Exported:
     """Write the schedule of one policy and seed as a bundle; see :mod:`raise_mdit.schedules`.
 
@@ -58,20 +60,22 @@ def export_schedule(
         policy: Label; None takes the learned policy with the lowest test loss, or without one the
             policy with the lowest.
         seed: None takes the policy's first.
-        to: Where to; None is ``directory/export``. An earlier bundle there is replaced.
+        to: Where to; None is ``directory/export``. An earlier bundle of the same arm is replaced.
 
     Raises:
         RunError: There is no such run, policy or seed, its files were altered, or ``to`` is or is
-            named like a file or holds something else.
+            named like a file or holds something else, such as the bundle of another arm or run.
     """
-    target = to or directory / "export"
+    directory = Path(directory)
+    target = directory / "export" if to is None else Path(to)
     check_folder(target)
     arm = chosen_arm(directory, policy, seed)
     run = FinishedArm(directory, arm)
     conversations = run.conversations()
     rows, steps = list(run.rows()), list(run.steps())
     recipe = run.recipe()
-    _clear(target)
+    fields = _manifest(run, rows, recipe)
+    _clear_bundle(target, fields)
     bundle.write_rows(target, rows)
     bundle.write_conversations(target, conversations)
     bundle.write_lines(target / bundle.STEPS_FILE, (step._asdict() for step in steps))
@@ -79,7 +83,6 @@ def export_schedule(
     bundle.write_lines(target / bundle.CHAT_FILE, chat)
     if run.template is not None:
         write_text(target / bundle.TEMPLATE_FILE, run.template)
-    fields = _manifest(run, rows, recipe)
     write_guides(target, fields)
     bundle.seal(target, fields)
     digest = bundle.read_manifest(target)["digest"]
@@ -87,7 +90,7 @@ def export_schedule(
 
 
 def export_policy(
-    directory: Path, *, policy: str | None, seed: int | None, to: Path | None
+    directory: str | Path, *, policy: str | None, seed: int | None, to: str | Path | None
 ) -> Exported:
     """Write the policy of one arm, without its run; see :mod:`raise_mdit.exported_policy`.
 
@@ -95,12 +98,14 @@ def export_policy(
         directory: A run directory.
         policy: As :func:`export_schedule`.
         seed: As :func:`export_schedule`.
-        to: Where to; None is ``directory/policy``. An earlier policy there is replaced.
+        to: Where to; None is ``directory/policy``. An earlier export of the same policy is
+            replaced.
 
     Raises:
         RunError: As :func:`export_schedule`, or the policy is none that scores candidates.
     """
-    target = to or directory / "policy"
+    directory = Path(directory)
+    target = directory / "policy" if to is None else Path(to)
     check_folder(target)
     arm = chosen_arm(directory, policy, seed)
     folder = arm_folder(directory, arm.policy, arm.seed)
@@ -127,7 +132,7 @@ def export_policy(
             "model": config.model.name,
         },
     )
-    _clear_policy(target)
+    _clear_policy(target, _Origin(arm.policy, arm.seed, config.name, bundle.file_hash(weights)))
     basis = directory / BASIS_FILE if size > 0 else None
     write_policy(target, description, weights=weights, basis=basis)
     digest = bundle.file_hash(target / DESCRIPTION_FILE)
@@ -194,27 +199,76 @@ def _chat_line(
     }
 
 
-def _clear_policy(target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    ours = {DESCRIPTION_FILE, POLICY_FILE, BASIS_FILE} if is_policy_folder(target) else set()
-    _clear_of(target, ours)
+class _Origin(NamedTuple):
+    """Where an export comes from; of two that are equal, one may replace the other."""
+
+    policy: str
+    seed: int
+    experiment: str
+    content: str
+    """Hash of what tells it from that of another run."""
+
+    @property
+    def name(self) -> str:
+        """Of the arm, as messages tell it."""
+        return f"{self.policy} s{self.seed} of experiment {self.experiment!r}"
 
 
-def _clear(target: Path) -> None:
-    """Make the folder, without an earlier bundle."""
-    target.mkdir(parents=True, exist_ok=True)
+def _origin_of(manifest: Mapping[str, Any]) -> _Origin:
+    """Of a bundle: of another run are other picks, or picks that were trained on otherwise."""
+    return _Origin(
+        manifest["policy"],
+        manifest["seed"],
+        manifest["provenance"]["experiment"],
+        content_hash([manifest["order_digest"], manifest["recipe"]]),
+    )
+
+
+def _clear_bundle(target: Path, fields: Mapping[str, Any]) -> None:
+    """Make the folder, without an earlier bundle of the same arm."""
     ours: set[str] = set()
     if (target / bundle.MANIFEST_FILE).is_file():
-        ours = {bundle.MANIFEST_FILE, *bundle.read_manifest(target)["files"]}
+        before = bundle.read_manifest(target)
+        _check_same_origin(target, "schedule", _origin_of(before), _origin_of(fields))
+        ours = {bundle.MANIFEST_FILE, *before["files"]}
     _clear_of(target, ours)
+
+
+def _clear_policy(target: Path, origin: _Origin) -> None:
+    """Make the folder, without an earlier export of the same policy."""
+    ours: set[str] = set()
+    if is_policy_folder(target):
+        described = read_fields(target)
+        experiment = described["provenance"]["experiment"]
+        weights = described["files"][POLICY_FILE]
+        before = _Origin(described["label"], described["seed"], experiment, weights)
+        _check_same_origin(target, "policy", before, origin)
+        ours = {DESCRIPTION_FILE, POLICY_FILE, BASIS_FILE}
+    _clear_of(target, ours)
+
+
+def _check_same_origin(target: Path, what: str, before: _Origin, asked: _Origin) -> None:
+    """Nothing, if an export may replace the one that is there.
+
+    Raises:
+        RunError: It is of another arm or of another run.
+    """
+    if before == asked:
+        return
+    other = asked.name if asked.name != before.name else "the same of another run"
+    raise RunError(
+        f"--to: {str(target)!r} holds the {what} of {before.name}, and {other} is to be written; "
+        "name another directory, or remove that one"
+    )
 
 
 def _clear_of(target: Path, ours: set[str]) -> None:
-    """Remove files of an earlier export.
+    """Make the folder, or remove the files of an earlier export from it.
 
     Raises:
         RunError: The folder holds something else, which verification would find.
     """
+    target.mkdir(parents=True, exist_ok=True)
     others = sorted({*bundle.files_of(target)} - ours)
     if others:
         raise RunError(

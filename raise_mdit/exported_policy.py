@@ -3,7 +3,7 @@
 Such a folder stands for its run in `policies: [{kind: ppo, from: DIR}]`, and picks rows of any
 table of features::
 
-    policy = read_policy(Path("DIR"))
+    policy = read_policy("DIR")
     rows = policy.select(features, 8)           # the best 8
     rows = policy.select(features, 8, seed=0)   # drawn as in learning
 
@@ -36,12 +36,13 @@ from raise_mdit.agents.subset_distribution import PlackettLuceDistribution
 from raise_mdit.decisions import BASIS_FILE, POLICY_FILE
 from raise_mdit.envs.observation import CONTEXT
 from raise_mdit.errors import DataError, RunError
+from raise_mdit.folders import POLICY_DESCRIPTION_FILE
 from raise_mdit.runs import read_description, write_bytes, write_json
 
 FORMAT = "raise-mdit/policy"
 FORMAT_VERSION = 1
 
-DESCRIPTION_FILE = "policy.json"
+DESCRIPTION_FILE = POLICY_DESCRIPTION_FILE
 
 FIRST_STAGE = np.eye(1, len(CONTEXT), dtype=np.float32)[0]
 """[G] the stage before the first step: the loss is the start's, and nothing else happened."""
@@ -207,20 +208,30 @@ def is_policy_folder(directory: Path) -> bool:
     return (directory / DESCRIPTION_FILE).is_file()
 
 
-def read_policy(directory: Path) -> ExportedPolicy:
+def read_fields(directory: Path) -> dict[str, Any]:
+    """What `policy.json` says.
+
+    Raises:
+        RunError: There is none, it is damaged, or it is of another format.
+    """
+    return read_description(
+        directory / DESCRIPTION_FILE,
+        form=(FORMAT, FORMAT_VERSION),
+        what="exported policy",
+        command="raise-mdit export RUN_DIR --policy-only --to DIR",
+    )
+
+
+def read_policy(directory: str | Path) -> ExportedPolicy:
     """The policy in a folder that `raise-mdit export RUN_DIR --policy-only --to DIR` wrote.
 
     Raises:
         RunError: There is none, it was altered, or it is of another format or looks at another
             stage than this version has.
     """
+    directory = Path(directory)
     path = directory / DESCRIPTION_FILE
-    fields = read_description(
-        path,
-        form=(FORMAT, FORMAT_VERSION),
-        what="exported policy",
-        command="raise-mdit export RUN_DIR --policy-only --to DIR",
-    )
+    fields = read_fields(directory)
     if tuple(fields["context"]) != CONTEXT:
         raise RunError(f"{path}: it was trained on the stage {', '.join(fields['context'])}; this "
                        f"version has {', '.join(CONTEXT)}")  # fmt: skip

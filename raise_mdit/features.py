@@ -22,14 +22,12 @@ from sklearn.decomposition import PCA
 
 from raise_mdit.clustering import cluster
 from raise_mdit.core import KINDS, Cost
+from raise_mdit.feature_groups import KIND_COLUMNS, SEMANTIC_PREFIX
 from raise_mdit.pool import Pool
 
 LENGTHS = ("prompt_tokens", "response_tokens")
 """RAISE's len(x) and len(y), as logarithms of one more."""
 
-SEMANTIC = "semantic_"
-"""Begins the name of each principal component of the embeddings."""
-KIND_COLUMNS = tuple(f"is_{kind}" for kind in KINDS)
 
 CLIP = 5.0
 """Standardised features are cut off here, so that an outlier cannot saturate the scorer."""
@@ -177,7 +175,7 @@ def in_basis(
             (block - basis.mean) @ basis.components.T for block in _blocks(shares, embeddings)
         )
         semantic = standardised(np.concatenate(list(blocks)).astype(np.float64))
-    kept = [not name.startswith(SEMANTIC) for name in table.names]
+    kept = [not name.startswith(SEMANTIC_PREFIX) for name in table.names]
     known = [name for name, keep in zip(table.names, kept, strict=True) if keep]
     before, kinds = known[: -len(KINDS)], known[-len(KINDS) :]
     values = table.values[:, kept]
@@ -212,7 +210,7 @@ def _mixed(shares: csr_array, embeddings: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def _semantic_names(semantic: NDArray[np.float64]) -> tuple[str, ...]:
-    return tuple(f"{SEMANTIC}{i}" for i in range(semantic.shape[1]))
+    return tuple(f"{SEMANTIC_PREFIX}{i}" for i in range(semantic.shape[1]))
 
 
 class _Semantics(NamedTuple):

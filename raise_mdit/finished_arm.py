@@ -17,6 +17,7 @@ from raise_mdit.core import Message
 from raise_mdit.errors import RunError, nearest
 from raise_mdit.example_texts import EXAMPLES_FILE, read_examples
 from raise_mdit.experiment_file import read_config
+from raise_mdit.folders import CONFIG_FILE, no_run_directory
 from raise_mdit.learners.adamw import decay_factor
 from raise_mdit.pool import Pool
 from raise_mdit.results import ArmResult, read_results
@@ -33,8 +34,13 @@ LOSS_MASK = "assistant turns with their end token; all else only conditions"
 def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResult:
     """The finished arm that is asked for; see :func:`export_schedule`."""
     results = directory / "results.json"
+    if not (directory / CONFIG_FILE).is_file():
+        raise RunError(no_run_directory(directory))
     if not results.is_file():
-        raise RunError(f"{directory}: not a finished run (no results.json)")
+        raise RunError(
+            f"{directory}: not a finished run (no results.json); finish it with "
+            f"raise-mdit run {directory}"
+        )
     finished = read_results(results)
     arms = [arm for arm in finished if arm.steps > 0]
     if not arms:

@@ -13,6 +13,7 @@ from raise_mdit.config import ExperimentConfig, FullConfig, LearnerConfig, LoraC
 from raise_mdit.config_section import Section
 from raise_mdit.errors import nearest_entry
 from raise_mdit.policy_config import (
+    InfluenceConfig,
     LessConfig,
     PpoConfig,
     RaiseConfig,
@@ -61,6 +62,8 @@ def _scorers(config: ExperimentConfig) -> Iterator[Fault]:
         if isinstance(policy, ScorerSection):
             yield from _episodes(policy, where)
             yield from _parallel(policy, where, config)
+        if isinstance(policy, InfluenceConfig) and policy.hint is not None:
+            yield from _repeat(policy.hint, (*where, "hint"))
         if isinstance(policy, PpoConfig):
             yield from _no_source(policy, where)
             yield from _minibatches(policy, where, config.environment.budget.steps)
@@ -93,9 +96,31 @@ def _prior(policy: PpoConfig, where: Location) -> Iterator[Fault]:
     if policy.entropy_coefficient > 0:
         message = "has no effect beside a prior: `prior.kl_coefficient` takes its place; remove it"
         yield Fault((*where, "entropy_coefficient"), message)
-    if policy.prior.ranking.repeat > 1:
-        message = "has no effect in a prior: how often to repeat is learned; remove it"
-        yield Fault((*where, "prior", "ranking", "repeat"), message)
+    ranking = (*where, "prior", "ranking")
+    if policy.regression is not None:
+        yield from _regression(policy.regression, ranking)
+    elif policy.ranking is not None:
+        yield from _repeat(policy.ranking, ranking)
+
+
+def _repeat(ranking: RankedSection, where: Location) -> Iterator[Fault]:
+    """Of a ranking that a policy begins as, or has for a hint."""
+    if ranking.repeat > 1:
+        message = "has no effect here: how often to repeat is learned; remove it"
+        yield Fault((*where, "repeat"), message)
+
+
+def _regression(prior: InfluenceConfig, where: Location) -> Iterator[Fault]:
+    """Of what a policy begins as, where that is learned."""
+    if prior.episodes == 0:
+        message = "episodes should be at least 1 in a prior: they teach what the policy begins as"
+        key = "episodes" if "episodes" in prior.model_fields_set else "kind"
+        yield Fault((*where, key), message)
+    if prior.window is not None:
+        message = "has no effect in a prior, which learns in the policy's own window; remove it"
+        yield Fault((*where, "window"), message)
+    if prior.hint is not None:
+        yield from _repeat(prior.hint, (*where, "hint"))
 
 
 def _raise(config: ExperimentConfig) -> Iterator[Fault]:

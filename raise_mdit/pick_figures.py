@@ -13,7 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from raise_mdit.features import SEMANTIC, FeatureTable
+from raise_mdit.feature_groups import column_group
+from raise_mdit.features import FeatureTable
 from raise_mdit.plots import GROUP_COLOURS, empty_figure
 
 Shares = Sequence[Sequence[Mapping[str, int]]]
@@ -103,7 +104,7 @@ def map_places(table: FeatureTable) -> NDArray[np.float32]:
 
 def semantic_columns(table: FeatureTable) -> list[int]:
     """Positions of the columns that are principal components of embeddings, in their order."""
-    return [at for at, name in enumerate(table.names) if name.startswith(SEMANTIC)]
+    return [at for at, name in enumerate(table.names) if column_group(name) == "semantic"]
 
 
 def drawn_evenly(count: int, most: int) -> NDArray[np.int64]:

@@ -24,6 +24,10 @@ reward-validation."""
 Offer = Literal["window", "pool"]
 """What a policy picks from: the environment's window, or all candidates on offer."""
 
+FeatureGroup = Literal["stage", "difficulty", "semantic", "kind", "availability"]
+"""Of what a policy sees: `stage` is of the training; `difficulty` holds lengths and all that is
+known of a candidate's text, `availability` how often it was picked."""
+
 
 class PolicySection(Section):
     """What every policy has."""
@@ -265,6 +269,18 @@ class LearningSection(PolicySection):
         return self.episodes
 
 
+class CandidateScoringSection(LearningSection):
+    """A policy that learns to score the candidates of a window by their features."""
+
+    looks_at_features: ClassVar[bool] = True
+    sees_alignment: ClassVar[bool] = True
+    offer: ClassVar[Offer] = "window"
+
+    window: int | Literal["pool"] | None = None
+    """Candidates offered at each step, `pool` for all; null is `environment.window`. What is rare
+    and good is seldom in a small window of a large pool, and scoring more costs little."""
+
+
 class GradientAlignmentConfig(PolicySection):
     """Of each window, the candidates whose gradient agrees most with the validation's, greedily."""
 
@@ -328,26 +344,6 @@ class ThompsonConfig(BanditSection):
     kind: Literal["thompson"]
 
 
-class InfluenceConfig(LearningSection):
-    """A linear regression of each step's improvement on the mean features of its batch.
-
-    Its weights score candidates: the cheapest rival of a learned scorer.
-    """
-
-    looks_at_features: ClassVar[bool] = True
-    sees_alignment: ClassVar[bool] = True
-    offer: ClassVar[Offer] = "window"
-
-    kind: Literal["influence"]
-    episodes: int = Field(0, ge=0)
-    """Fine-tunings to learn from before the final one; with 0 it learns only as that goes on."""
-    choice: Literal["thompson", "greedy"] = "thompson"
-    """How it explores: weights drawn from their posterior, or their mean. The final fine-tuning
-    takes the mean wherever there were episodes before."""
-    ridge: float = Field(1.0, gt=0)
-    """Precision of the weights' prior, as a multiple of that of the noise."""
-
-
 Ranked = Annotated[
     LongestConfig
     | PerplexityConfig
@@ -361,28 +357,52 @@ Ranked = Annotated[
 ]
 
 
-class PriorConfig(Section):
-    """A ranking that a learned policy begins as, and is held near."""
+class InfluenceConfig(CandidateScoringSection):
+    """A linear regression of each step's improvement on the mean features of its batch.
 
-    ranking: Ranked
-    """Any static policy that ranks the pool."""
+    Its weights score candidates: the cheapest rival of a learned scorer.
+    """
+
+    kind: Literal["influence"]
+    episodes: int = Field(0, ge=0)
+    """Fine-tunings to learn from before the final one; with 0 it learns only as that goes on."""
+    choice: Literal["thompson", "greedy"] = "thompson"
+    """How it explores: weights drawn from their posterior, or their mean. The final fine-tuning
+    takes the mean wherever there were episodes before."""
+    ridge: float = Field(1.0, gt=0)
+    """Precision of the weights' prior, as a multiple of that of the noise."""
+    hint: Ranked | None = None
+    """A static ranking whose normal scores it sees beside the features: what it is worth is learned
+    like all else."""
+
+    @property
+    def ranking(self) -> RankedSection | None:
+        """A column of what it sees."""
+        return self.hint
+
+    @property
+    def needed_passes(self) -> frozenset[Pass]:
+        """Those of its hint."""
+        return frozenset() if self.hint is None else self.hint.needed_passes
+
+
+class PriorConfig(Section):
+    """What a learned policy begins as, and is held near."""
+
+    ranking: Annotated[Ranked | InfluenceConfig, Field(discriminator="kind")]
+    """Any static policy that ranks the pool, or `influence` with episodes of its own: what it has
+    learned from them is where the policy goes on."""
     strength: float = Field(2.0, gt=0)
-    """How sharply the first policy prefers what is ranked high: weight of the rank's normal score
-    in the scores, so that with 2 the best of a thousand is e^6 times as likely as the median."""
+    """How sharply the first policy prefers what is ranked high: standard deviation of the scores
+    that it begins with, as normal scores of a ranking or as those of the regression are. With 2 the
+    best of a thousand is e^6 times as likely as the median."""
     kl_coefficient: float = Field(0.01, ge=0)
     """Weight of the divergence from that first policy."""
 
 
-class ScorerSection(LearningSection):
+class ScorerSection(CandidateScoringSection):
     """A learned scorer of candidates, shared over the window, with a critic."""
 
-    looks_at_features: ClassVar[bool] = True
-    sees_alignment: ClassVar[bool] = True
-    offer: ClassVar[Offer] = "window"
-
-    window: int | Literal["pool"] | None = None
-    """Candidates offered at each step, `pool` for all; null is `environment.window`. A policy that
-    begins as a ranking loses most of it in a small window of a large pool."""
     episodes_per_update: int = Field(4, ge=1)
     """Fine-tunings between two updates of the policy."""
     parallel_episodes: int = Field(1, ge=1)
@@ -398,6 +418,9 @@ class ScorerSection(LearningSection):
     keep: Literal["best", "last"] = "best"
     """Weights of the final policy: those that collected the best episodes between two updates, or
     the last."""
+    unseen: tuple[FeatureGroup, ...] = ()
+    """Groups of features that this policy is kept from using, to measure what they are worth:
+    `stage`, `difficulty`, `semantic`, `kind`, `availability`."""
     final: Literal["greedy", "sample"] = "greedy"
     """Picks of the final fine-tuning: the highest scores, or draws as in learning."""
 
@@ -429,7 +452,7 @@ class PpoConfig(ScorerSection):
     target_kl: float | None = Field(0.3, gt=0)
     """An update stops early beyond this divergence; null never stops it."""
     prior: PriorConfig | None = None
-    """A ranking to begin with, or null for uniform draws."""
+    """What to begin as, or null for uniform draws."""
 
     @property
     def learns(self) -> bool:
@@ -438,8 +461,25 @@ class PpoConfig(ScorerSection):
 
     @property
     def learning_episodes(self) -> int:
-        """None where it comes trained."""
-        return self.episodes if self.learns else 0
+        """Its own and those of what it begins as; none where it comes trained."""
+        return self.episodes + self.episodes_before if self.learns else 0
+
+    @property
+    def episodes_before(self) -> int:
+        """Fine-tunings that what it begins as has learned from."""
+        return 0 if self.regression is None else self.regression.episodes
+
+    @property
+    def regression(self) -> InfluenceConfig | None:
+        """What it begins as, where that is learned."""
+        ranking = None if self.prior is None else self.prior.ranking
+        return ranking if isinstance(ranking, InfluenceConfig) else None
+
+    @property
+    def ranking(self) -> RankedSection | None:
+        """The static ranking that it begins as, or the hint of what it begins as: a column."""
+        ranking = None if self.prior is None else self.prior.ranking
+        return ranking.hint if isinstance(ranking, InfluenceConfig) else ranking
 
     @property
     def needed_passes(self) -> frozenset[Pass]:

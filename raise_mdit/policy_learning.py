@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +16,22 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from raise_mdit import tracking
 from raise_mdit.agents.actor_critic import build_a2c, build_reinforce
 from raise_mdit.agents.best_policy import BestPolicy
+from raise_mdit.agents.first_weights import weights_of_ranking, weights_of_regression
+from raise_mdit.agents.influence import InfluencePolicy
 from raise_mdit.agents.ppo import build_ppo, learn, save_policy
 from raise_mdit.agents.raise_policy import build_raise
+from raise_mdit.agents.scoring_policy import SetScoringPolicy
 from raise_mdit.agents.static import ReplayPolicy, random_policy
 from raise_mdit.arm_environments import ArmEnvironments, Played, play
 from raise_mdit.core import OnlinePolicy, SelectionPolicy
 from raise_mdit.decisions import POLICY_FILE
 from raise_mdit.envs import InstructionSelectionEnv
+from raise_mdit.feature_groups import columns_of
 from raise_mdit.policy_config import (
     A2cConfig,
     BanditSection,
     CustomPolicyConfig,
+    FeatureGroup,
     InfluenceConfig,
     PolicyConfig,
     PpoConfig,
@@ -35,7 +42,7 @@ from raise_mdit.policy_config import (
 )
 from raise_mdit.progress import Progress
 from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
-from raise_mdit.selectors import online_selector, own_policy, stream
+from raise_mdit.selectors import bandit_selector, influence_selector, own_policy, stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,15 @@ class Learned:
     """The same policy, where it goes on learning in the final fine-tuning."""
     deterministic: bool = True
     """Whether the final fine-tuning takes its best picks, or draws."""
+
+
+class _Start(NamedTuple):
+    """Where a scorer begins to learn."""
+
+    weights: NDArray[np.float32] | None = None
+    """[F] of its linear path, availability last; None is a uniform policy."""
+    returns: tuple[float, ...] = ()
+    """Of the episodes that went into them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +86,12 @@ class PolicyLearning:
         match self.policy:
             case ScorerSection() | RaiseConfig():
                 return self._by_gradients(self.policy)
-            case BanditSection() | InfluenceConfig():
-                online = online_selector(self.environments.preparation, self.policy, self.seed)
-                return self._step_by_step(online, online, self.policy.episodes)
+            case BanditSection():
+                bandit = bandit_selector(self.environments.preparation, self.policy, self.seed)
+                return self._step_by_step(bandit, bandit, self.policy.episodes)
+            case InfluenceConfig():
+                influence = self._influence(self.policy)
+                return self._step_by_step(influence, influence, self.policy.episodes)
             case CustomPolicyConfig():
                 own = own_policy(self.environments.preparation, self.policy, self.seed)
                 return self._step_by_step(own, own.online, self.policy.episodes)
@@ -82,10 +101,14 @@ class PolicyLearning:
 
     def _by_gradients(self, policy: ScorerSection | RaiseConfig) -> Learned:
         """A scorer trained by Stable-Baselines3."""
-        algorithm = self._algorithm(policy)
+        start = self._start(policy)
+        algorithm = self._algorithm(policy, start)
+        if isinstance(policy, ScorerSection):
+            self._blind(algorithm, policy.unseen)
         metrics = Sb3Metrics(self.recorder)
         algorithm.set_logger(Logger(folder=None, output_formats=[metrics]))
-        episodes, best = EpisodeRecorder(self.recorder, self.progress), BestPolicy()
+        episodes = EpisodeRecorder(self.recorder, self.progress, before=start.returns)
+        best = BestPolicy(num_before=len(start.returns))
         self._begin(policy.episodes)
         learn(
             algorithm,
@@ -101,9 +124,45 @@ class PolicyLearning:
         greedy = not isinstance(policy, ScorerSection) or policy.final == "greedy"
         return Learned(algorithm.policy, tuple(episodes.returns), deterministic=greedy)
 
-    def _algorithm(self, policy: ScorerSection | RaiseConfig) -> OnPolicyAlgorithm:
+    def _blind(self, algorithm: OnPolicyAlgorithm, unseen: Sequence[FeatureGroup]) -> None:
+        """Keep the scorer from what it is not to use."""
+        assert isinstance(algorithm.policy, SetScoringPolicy)
+        scorer = algorithm.policy.scorer
+        columns = columns_of(self.environments.preparation.table.names, unseen)
+        if "availability" in unseen:
+            columns.append(scorer.linear.in_features - 1)
+        scorer.ignore(columns, context="stage" in unseen)
+
+    def _start(self, policy: ScorerSection | RaiseConfig) -> _Start:
+        """What the policy begins as, learned first where it has to be."""
+        if not isinstance(policy, PpoConfig) or policy.prior is None:
+            return _Start()
+        strength, regression = policy.prior.strength, policy.regression
+        num_features = self._num_columns + 1
+        if regression is None:
+            column = self.environments.prior_column
+            assert column is not None, "a ranking is a column"
+            return _Start(weights_of_ranking(num_features, column, strength=strength))
+        influence = self._influence(regression.model_copy(update={"name": policy.label}))
+        learned = self._step_by_step(influence, influence, regression.episodes)
+        weights, features = influence.gains.mean()[:num_features], self.environments.pool.features
+        return _Start(weights_of_regression(weights, features, strength=strength), learned.returns)
+
+    def _influence(self, policy: InfluenceConfig) -> InfluencePolicy:
+        """A regression that knows nothing yet."""
+        num_picks = self.environments.preparation.config.environment.batch_size
+        return influence_selector(
+            policy, self.seed, num_features=self._num_columns, num_picks=num_picks
+        )
+
+    @property
+    def _num_columns(self) -> int:
+        """What the environment shows of a candidate: the pool's own, a ranking, a signal."""
+        return int(self.environments.pool.features.shape[1]) + self.environments.has_signal
+
+    def _algorithm(self, policy: ScorerSection | RaiseConfig, start: _Start) -> OnPolicyAlgorithm:
         environments = self.environments
-        env = environments.learning(control=self.control)
+        env = environments.learning(control=self.control, first_episode=len(start.returns))
         steps, seed = environments.preparation.steps_per_episode, self._stream("policy")
         features = environments.pool.features
         match policy:
@@ -114,7 +173,7 @@ class PolicyLearning:
                     steps_per_episode=steps,
                     seed=seed,
                     features=features,
-                    prior_column=environments.prior_column,
+                    first_weights=start.weights,
                 )
             case A2cConfig():
                 return build_a2c(env, policy, steps_per_episode=steps, seed=seed, features=features)

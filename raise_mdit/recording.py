@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,18 @@ class EpisodeRecorder(BaseCallback):
     """Records each learning episode, of one environment or of several that step together.
 
     The return is the improvement itself, without what a control variate takes off the rewards.
+
+    Args:
+        recorder: Given a record an episode.
+        progress: Told of each.
+        before: Returns of episodes that were recorded before.
     """
 
-    def __init__(self, recorder: Recorder, progress: Progress) -> None:
+    def __init__(
+        self, recorder: Recorder, progress: Progress, *, before: Sequence[float] = ()
+    ) -> None:
         super().__init__()
-        self.returns: list[float] = []
+        self.returns = list(before)
         self._recorder = recorder
         self._progress = progress
         self._episodes: dict[int, _Episode] = defaultdict(_Episode)

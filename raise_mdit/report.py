@@ -25,8 +25,14 @@ from raise_mdit.pages import rendered
 from raise_mdit.picks_section import picks_section
 from raise_mdit.plots import embedded
 from raise_mdit.prominence import PALE, policy_colours
-from raise_mdit.report_sentences import cautions, headline, metric_agreement_of, return_trends
-from raise_mdit.report_table import main_table, targets_table
+from raise_mdit.report_sentences import (
+    cautions,
+    headline,
+    limits_sentence,
+    metric_agreement_of,
+    return_trends,
+)
+from raise_mdit.report_table import main_table, references_table, targets_table
 from raise_mdit.report_words import metric_words, split_words
 from raise_mdit.results import ArmResult, compared_split
 from raise_mdit.runs import write_text
@@ -77,6 +83,8 @@ def write_report(
         split=split_words(summaries),
         is_opened=compared_split(arms) == "test",
         main=main_table(summaries, colours) if summaries else None,
+        against=references_table(summaries, colours),
+        limits=limits_sentence(summaries),
         by_target=targets_table(summaries, colours),
         num_targets=len(target_names(summaries)),
         compared_by_targets=COMPARED_BY_TARGETS,

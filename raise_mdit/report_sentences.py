@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from raise_mdit.comparison import PolicySummary, reached_by
-from raise_mdit.effects import Effect
+from raise_mdit.effects import Effect, spread_says_too_little, what_it_takes
 from raise_mdit.metric_agreement import MetricAgreement, metric_agreement
 from raise_mdit.prominence import level, rivals, winner
 from raise_mdit.report_words import (
@@ -18,7 +18,7 @@ from raise_mdit.report_words import (
     TIMES,
     compared_unit,
     interval_text,
-    metric_words,
+    metric_name,
     split_words,
     tflop,
 )
@@ -76,11 +76,26 @@ def metric_agreement_of(
     arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]
 ) -> MetricAgreement | None:
     """Whether loss and task metric rank models alike; None where no metric was measured."""
-    metric = metric_words(summaries)
+    metric = metric_name(summaries)
     if metric is None:
         return None
     rng = np.random.default_rng(0)
-    return metric_agreement(reached_by(arms), metric=metric.lower(), rng=rng)
+    return metric_agreement(reached_by(arms), metric=metric, rng=rng)
+
+
+def limits_sentence(summaries: Sequence[PolicySummary]) -> str:
+    """Which arms do not set the limit of equal tokens and compute, or nothing where all do."""
+    stopped = [
+        " ".join([summary.policy, *(f"s{seed}" for seed in summary.stopped_seeds)])
+        for summary in summaries
+        if summary.stopped_seeds
+    ]
+    if not stopped:
+        return ""
+    return (
+        "Stopped, as the loss was not finite, and so left out of setting the limit of equal tokens "
+        f"and equal compute: {', '.join(stopped)}."
+    )
 
 
 def return_trends(arms: Sequence[ArmResult]) -> list[str]:
@@ -133,25 +148,29 @@ def _cost_sentence(
     ]
     cost = f"{best.policy} cost {tflop(best.compute)} TFLOP in all"
     parts = [", ".join([cost, " and ".join(ratios)]) if ratios else cost]
-    return "; ".join([*parts, *_more_seeds(effects)]) + "."
+    return "; ".join([*parts, *_to_settle(effects)]) + "."
 
 
 def _ratio(value: float) -> str:
     return f"{value:.3g}{TIMES}" if value < 1000 else f"{value:,.0f}{TIMES}"
 
 
-def _more_seeds(effects: Sequence[Effect]) -> list[str]:
-    """How many more seeds would settle what is open, in at most one clause."""
-    still_open = [effect for effect in effects if effect.verdict == "inconclusive"]
-    known = [
-        f"{effect.more_seeds:,} more {'seed' if effect.more_seeds == 1 else 'seeds'} would settle "
-        f"it against {effect.reference}"
-        for effect in still_open
-        if effect.more_seeds is not None
+def _to_settle(effects: Sequence[Effect]) -> list[str]:
+    """What would settle what is open, in at most two clauses."""
+    lacking = [effect for effect in effects if effect.seeds_first]
+    reachable = [
+        f"{what_it_takes(effect)} would settle it against {effect.reference}"
+        for effect in effects
+        if what_it_takes(effect) and effect not in lacking and not effect.is_out_of_reach
     ]
-    if still_open and not known:
-        return ["no practical number of seeds would settle what is open"]
-    return [f"about {' and '.join(known)}"] if known else []
+    clauses = [
+        f"{spread_says_too_little(effect)}: run {what_it_takes(effect)}" for effect in lacking[:1]
+    ]
+    if reachable:
+        clauses.append(f"about {' and '.join(reachable)}")
+    if not clauses and any(effect.is_out_of_reach for effect in effects):
+        return ["no practical number of seeds or items would settle what is open"]
+    return clauses
 
 
 def _has_trend(returns: Sequence[float]) -> bool:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raise_mdit.comparison import PolicySummary, target_names
-from raise_mdit.effects import Effect, Role
+from raise_mdit.effects import Effect, Role, what_it_takes
+from raise_mdit.equal_budgets import Spent
 from raise_mdit.report_words import (
     DIFFERENCE,
     LOSS,
     SHARE,
     UNKNOWN,
+    ended_at,
     estimate,
     metric_words,
     p_text,
@@ -41,8 +43,8 @@ class Cell:
     verdict: str = ""
     p_value: str = ""
     """Behind the verdict."""
-    more_seeds: str = ""
-    """Below it."""
+    to_settle: str = ""
+    """Below it, what it would take."""
     sort: str = ""
     """By which rows are sorted; empty stands last in either order."""
 
@@ -65,26 +67,46 @@ class Table:
 
 
 def main_table(summaries: Sequence[PolicySummary], colours: Mapping[str, str]) -> Table:
-    """What each policy reached and cost, and how it differs from each reference of the run."""
+    """What each policy reached, how it differs from random, and what it cost."""
     columns: dict[str, list[Cell]] = {
         f"{split_words(summaries).heading} (nats)": [_loss(each.loss) for each in summaries]
     }
     if target_names(summaries):
         columns["Loss over base's"] = [_loss(each.loss_ratio) for each in summaries]
-    columns["Compute (TFLOP)"] = [
-        Cell(mean=tflop(each.compute), sort=_sort(each.compute.flops)) for each in summaries
-    ]
     metric = metric_words(summaries)
     if metric is not None:
         columns[metric] = [_interval(each.metric_value, SHARE) for each in summaries]
-    columns |= _effect_columns(summaries)
-    if any(each.at_equal_tokens for each in summaries):
-        columns["Validation loss at equal tokens"] = [_loss(s.at_equal_tokens) for s in summaries]
-    if any(each.at_equal_compute for each in summaries):
-        columns["Validation loss at equal compute"] = [_loss(s.at_equal_compute) for s in summaries]
+    columns |= _effect_columns(summaries, ["random"])
+    columns["Compute (TFLOP)"] = [
+        Cell(mean=tflop(each.compute), sort=_sort(each.compute.flops)) for each in summaries
+    ]
     columns["Steps"] = [_count(each.steps) for each in summaries]
     columns["Tokens"] = [_count(each.tokens) for each in summaries]
     return _table(columns, summaries, colours)
+
+
+def references_table(
+    summaries: Sequence[PolicySummary], colours: Mapping[str, str]
+) -> Table | None:
+    """How each policy differs from every reference but random, and its loss at equal budgets.
+
+    Returns:
+        None where there is neither.
+    """
+    columns = _effect_columns(summaries, [role for role in _AGAINST if role != "random"])
+    for heading, cells in (
+        (
+            "Validation loss at equal tokens",
+            [_at(s, s.at_equal_tokens, "tokens") for s in summaries],
+        ),
+        (
+            "Validation loss at equal compute",
+            [_at(s, s.at_equal_compute, "flops") for s in summaries],
+        ),
+    ):
+        if any(cell != Cell(mean=UNKNOWN) for cell in cells):
+            columns[heading] = cells
+    return _table(columns, summaries, colours) if columns else None
 
 
 def targets_table(summaries: Sequence[PolicySummary], colours: Mapping[str, str]) -> Table | None:
@@ -109,14 +131,16 @@ def _table(
     return Table(headings=tuple(columns), rows=tuple(rows))
 
 
-def _effect_columns(summaries: Sequence[PolicySummary]) -> dict[str, list[Cell]]:
+def _effect_columns(
+    summaries: Sequence[PolicySummary], roles: Sequence[Role]
+) -> dict[str, list[Cell]]:
     references = {effect.against: effect.reference for each in summaries for effect in each.effects}
     return {
-        f"Against {references[role]}{words}": [
+        f"Against {references[role]}{_AGAINST[role]}": [
             _effect(summary.effect(role), is_reference=summary.policy == references[role])
             for summary in summaries
         ]
-        for role, words in _AGAINST.items()
+        for role in roles
         if role in references
     }
 
@@ -125,15 +149,20 @@ def _effect(effect: Effect | None, *, is_reference: bool) -> Cell:
     if effect is None:
         return Cell(mean=REFERENCE if is_reference else UNKNOWN)
     difference = estimate(effect.difference, DIFFERENCE)
-    more = effect.more_seeds
     return Cell(
         mean=difference.mean,
         range=difference.range,
         verdict=effect.verdict,
         p_value="" if effect.adjusted_p is None else p_text(effect.adjusted_p),
-        more_seeds="" if more is None else f"{more:,} more seed{'s' * (more > 1)}",
+        to_settle=what_it_takes(effect),
         sort=_sort(effect.difference.mean),
     )
+
+
+def _at(summary: PolicySummary, loss: Interval | None, spent: Spent) -> Cell:
+    """Loss at an equal budget, or where the policy ended before."""
+    ended = ended_at(summary, spent)
+    return Cell(mean=ended) if ended else _loss(loss)
 
 
 def _loss(interval: Interval | None) -> Cell:

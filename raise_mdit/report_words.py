@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from raise_mdit.comparison import PolicySummary, target_names
 from raise_mdit.core import Cost
+from raise_mdit.equal_budgets import Spent
 from raise_mdit.results import HeldOutSplit
 from raise_mdit.statistics import Interval
 
@@ -75,6 +76,15 @@ def p_text(p_value: float) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
+def ended_at(summary: PolicySummary, spent: Spent) -> str:
+    """Where a policy stopped short of an equal budget (`ended at 640 tokens`), or nothing."""
+    if spent == "tokens" and summary.ended_at_tokens is not None:
+        return f"ended at {summary.ended_at_tokens:,.0f} tokens"
+    if spent == "flops" and summary.ended_at_flops is not None:
+        return f"ended at {tflop(Cost(flops=summary.ended_at_flops))} TFLOP"
+    return ""
+
+
 def tflop(cost: Cost) -> str:
     """FLOPs in units of 10^12."""
     amount = cost.flops / TFLOP
@@ -94,8 +104,17 @@ def compared_axis(summaries: Sequence[PolicySummary]) -> str:
     return f"loss on {split_words(summaries).place} (nats)"
 
 
-def metric_words(summaries: Sequence[PolicySummary]) -> str | None:
-    """Name of what was measured besides loss, or None; of a function of the user's, its own."""
+def metric_name(summaries: Sequence[PolicySummary]) -> str | None:
+    """Name of what was measured besides loss, as it stands within a sentence, or None.
+
+    Of a function of the user's, it is the function's own: `words:exact_score` is `exact score`.
+    """
     names = (each.metric for each in summaries if each.metric_value is not None)
     metric = next((name for name in names if name is not None), None)
-    return None if metric is None else metric.rpartition(":")[2].replace("_", " ").capitalize()
+    return None if metric is None else metric.rpartition(":")[2].replace("_", " ")
+
+
+def metric_words(summaries: Sequence[PolicySummary]) -> str | None:
+    """The same with a capital, as a heading."""
+    name = metric_name(summaries)
+    return None if name is None else name[:1].upper() + name[1:]

@@ -18,15 +18,10 @@ from raise_mdit.agents.attribution import (
     window_scores,
 )
 from raise_mdit.agents.scoring_policy import CandidateScorer
-from raise_mdit.core import KINDS
 from raise_mdit.decisions import Decisions, window_columns
 from raise_mdit.errors import RunError
+from raise_mdit.feature_groups import column_group
 from raise_mdit.features import FeatureTable
-
-STAGE, AVAILABILITY = "stage", "availability"
-DIFFICULTY, SEMANTIC, KIND = "difficulty", "semantic", "kind"
-"""Groups that every scorer has; each extra column is one of its own. RAISE's four (arXiv
-2504.07282, section 3) and the kind; difficulty holds lengths and all that is known of texts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +66,8 @@ class Rescorer:
         self._decisions = decisions
         extra = decisions.extra_names
         self.columns = (*table.names, *extra, "times_picked")
-        self.column_groups = (*map(column_group, table.names), *extra, AVAILABILITY)
-        order = (STAGE, DIFFICULTY, SEMANTIC, KIND, *extra, AVAILABILITY)
+        self.column_groups = (*map(column_group, table.names), *extra, "availability")
+        order = ("stage", "difficulty", "semantic", "kind", *extra, "availability")
         members = {name: self._members(name) for name in order}
         self.groups = {name: columns for name, columns in members.items() if columns}
         self._check_shapes()
@@ -104,7 +99,7 @@ class Rescorer:
         )
 
     def _members(self, group: str) -> Group:
-        if group == STAGE:
+        if group == "stage":
             return "context"
         return [at for at, name in enumerate(self.column_groups) if name == group]
 
@@ -118,10 +113,3 @@ class Rescorer:
                 f"the policy's weights are for {num_features} features and {num_context} numbers "
                 f"of the stage, but its decisions hold {seen[0]} and {seen[1]}: files of two runs?"
             )
-
-
-def column_group(name: str) -> str:
-    """The group of one of the pool's own columns, by its name."""
-    if name.startswith("semantic_"):
-        return SEMANTIC
-    return KIND if name in {f"is_{kind}" for kind in KINDS} else DIFFICULTY

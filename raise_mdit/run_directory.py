@@ -25,6 +25,7 @@ finished is usable.
 
 from __future__ import annotations
 
+import os.path
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -36,7 +37,10 @@ from raise_mdit.comparison import cost_of_choosing
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, write_basis, write_features
+from raise_mdit.errors import RunError
 from raise_mdit.example_texts import EXAMPLES_FILE, write_examples
+from raise_mdit.experiment_file import read_config
+from raise_mdit.folders import CONFIG_FILE
 from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.policy_source import embeddings_in_words
 from raise_mdit.preparation import Preparation
@@ -93,6 +97,32 @@ def finished_folders(
         folder = arm_folder(directory, policy.label, seed)
         if (folder / "result.json").is_file():
             yield (policy.label, seed), folder
+
+
+def check_place(config: ExperimentConfig, directory: Path) -> None:
+    """Nothing, if an experiment can be begun or gone on with in a directory; writes nothing.
+
+    Args:
+        config: The experiment.
+        directory: Missing, empty, or of a run of the same experiment with as many seeds or fewer.
+
+    Raises:
+        RunError: There is something else.
+    """
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise RunError(
+            f"{directory}: cannot be made a run directory (File exists); give another --out"
+        )
+    if (directory / CONFIG_FILE).exists():
+        before = read_config(directory)
+        resumed = config.model_copy(update={"seeds": before.seeds})
+        if resumed != before or not set(before.seeds) <= set(config.seeds):
+            raise RunError(
+                f"{directory}: holds a run of another experiment file; give the same file and "
+                "--set values to resume it, or another --out"
+            )
+    elif directory.is_dir() and any(directory.iterdir()):
+        raise RunError(f"{directory}: not empty and not a run directory; give another --out")
 
 
 def write_preparation(directory: Path, preparation: Preparation) -> None:

@@ -16,7 +16,7 @@ from raise_mdit.agents.group_policy import (
     thompson_policy,
     ucb_policy,
 )
-from raise_mdit.agents.influence import influence_policy
+from raise_mdit.agents.influence import InfluencePolicy, influence_policy
 from raise_mdit.agents.static import BUDGET_SHARE, random_policy, ranked_policy, signal_policy
 from raise_mdit.candidates import content_hash
 from raise_mdit.config import ExperimentConfig
@@ -89,14 +89,12 @@ def fixed_selector(
     raise AssertionError(f"{policy.label} learns, or picks nothing")
 
 
-def online_selector(
-    preparation: Preparation, policy: BanditSection | InfluenceConfig, seed: int
-) -> OnlinePolicy:
-    """A policy that learns from every step as it goes on.
+def bandit_selector(preparation: Preparation, policy: BanditSection, seed: int) -> OnlinePolicy:
+    """A policy that learns from every step which group of candidates to draw from.
 
     Args:
         preparation: The pool.
-        policy: A bandit, or a regression on features.
+        policy: A bandit.
         seed: Of its draws.
     """
     picks = preparation.config.environment.batch_size
@@ -114,16 +112,27 @@ def online_selector(
             return ucb_policy(groups, num_picks=picks, rng=rng, exploration=policy.exploration)
         case ThompsonConfig():
             return thompson_policy(groups, num_picks=picks, rng=rng)
-        case InfluenceConfig():
-            with_signal = preparation.config.features.tier == "gradient"
-            return influence_policy(
-                num_features=preparation.training.features.shape[1] + int(with_signal),
-                num_picks=picks,
-                rng=rng,
-                choice=policy.choice,
-                ridge=policy.ridge,
-            )
     raise AssertionError(f"{policy.label} does not learn step by step")
+
+
+def influence_selector(
+    policy: InfluenceConfig, seed: int, *, num_features: int, num_picks: int
+) -> InfluencePolicy:
+    """A regression of improvements on what the policy sees.
+
+    Args:
+        policy: Its settings.
+        seed: Of its draws.
+        num_features: Columns of a candidate.
+        num_picks: Candidates of a batch.
+    """
+    return influence_policy(
+        num_features=num_features,
+        num_picks=num_picks,
+        rng=np.random.default_rng(stream(policy.label, seed, "picks")),
+        choice=policy.choice,
+        ridge=policy.ridge,
+    )
 
 
 def own_policy(preparation: Preparation, policy: CustomPolicyConfig, seed: int) -> CustomPolicy:
@@ -147,7 +156,7 @@ def own_policy(preparation: Preparation, policy: CustomPolicyConfig, seed: int) 
 
 
 class Prior(NamedTuple):
-    """The ranking that a policy began as, made for this pool."""
+    """The ranking that a policy began as, or has for a hint, made for this pool."""
 
     scores: NDArray[np.float32] | None = None
     """[N] normal scores; None where the policy has none."""
@@ -157,7 +166,7 @@ class Prior(NamedTuple):
 def prior_of(
     preparation: Preparation, policy: PolicyConfig, seed: int, *, progress: Progress
 ) -> Prior:
-    """What a policy's prior says of each candidate.
+    """What a policy's prior, or hint, says of each candidate.
 
     Args:
         preparation: The pool and what is known of it.
@@ -165,10 +174,10 @@ def prior_of(
         seed: Of the draws of rankings that draw.
         progress: Told of long work.
     """
-    if not isinstance(policy, PpoConfig) or policy.prior is None:
+    if not isinstance(policy, PpoConfig | InfluenceConfig) or policy.ranking is None:
         return Prior()
     rng = np.random.default_rng(stream(policy.label, seed, "prior"))
-    ranking = rank_pool(preparation, policy.prior.ranking, rng, progress=progress)
+    ranking = rank_pool(preparation, policy.ranking, rng, progress=progress)
     return Prior(normal_scores(ranking.ranks), ranking.cost)
 
 

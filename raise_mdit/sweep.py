@@ -21,13 +21,12 @@ from raise_mdit.bootstrap import bootstrap_interval
 from raise_mdit.config import ExperimentConfig, SweepConfig, SweepParameterConfig, SweepValue
 from raise_mdit.errors import ConfigError, RunError, nearest
 from raise_mdit.experiment_file import load_experiment
+from raise_mdit.folders import POINT, SWEEP_FILE
 from raise_mdit.progress import Progress
 from raise_mdit.results import read_results
 from raise_mdit.runs import write_json
 from raise_mdit.sweep_results import Board, PointResult, Setting
 
-SWEEP_FILE = "sweep.json"
-"""In the directory of a sweep: points, their losses and the winner."""
 OF_A_POINT = ("sweep=null", "evaluation.open_test=evaluate")
 """What every point has in common, as behind `--set`."""
 SWEEP_FORMAT = "raise-mdit/sweep/1"
@@ -44,7 +43,7 @@ class Point(NamedTuple):
     @property
     def name(self) -> str:
         """Of its run directory, below that of the sweep."""
-        return f"sweep-{self.number}"
+        return f"{POINT}{self.number}"
 
 
 def plan(file: Path, overrides: Sequence[str] = ()) -> tuple[Point, ...]:

@@ -27,15 +27,15 @@ from raise_mdit.comparison import (
     reference_of,
     target_names,
 )
-from raise_mdit.core import Cost, Example
-from raise_mdit.effects import ROLES, Effect, Role
+from raise_mdit.core import Example
+from raise_mdit.effects import ROLES, Role
 from raise_mdit.pool_inspection import Heading, MixedPosition, MixedView, TextView
 from raise_mdit.pool_report import KindReport
 from raise_mdit.progress import Silent
-from raise_mdit.report_words import TFLOP
+from raise_mdit.report_sentences import limits_sentence
+from raise_mdit.report_words import TFLOP, ended_at, metric_name
+from raise_mdit.split_table import Column, SplitTable, uncut
 from raise_mdit.statistics import Interval
-
-WIDER_THAN_ANY_TABLE = 1000
 
 PARENT_LENGTH = 400
 """Characters of a parent's prompt or response that are shown of an interpolation."""
@@ -43,9 +43,10 @@ TOKENS_WIDTH = 88
 """Columns in which tokens stand beside each other, and go on below."""
 
 REFERENCES_NOTE = (
-    "A verdict holds over seeds and over held-out items, corrected for the number of policies "
-    "(Holm). Equal tokens, compute: loss on reward-validation when every policy had spent as much "
-    "as the one that spent the least."
+    "± and + - reach to the ends of 95 % intervals over seeds; a minus is a difference paired by "
+    "seed, below zero is better. A verdict holds over seeds and over held-out items, corrected for "
+    "the number of policies (Holm). Equal tokens, compute: loss on reward-validation when every "
+    "policy had spent as much as the one that spent the least."
 )
 
 _SAFE = {code: "\ufffd" for code in (*range(32), 127, *range(128, 160))}
@@ -113,88 +114,97 @@ def progress_for(console: Console) -> Bars | NotesOnly:
     return Bars(console) if console.is_terminal else NotesOnly(console)
 
 
-def results_table(summaries: Sequence[PolicySummary]) -> Table:
+def results_table(summaries: Sequence[PolicySummary]) -> SplitTable:
     """One line a policy: loss, difference to random, both with 95 % intervals, and cost.
 
     Where held-out data have several targets, also the loss on each, and what is compared: the mean
     over targets of loss over that of the untrained model.
     """
-    table = _table("policy")
-    on = "test" if not summaries or summaries[0].split == "test" else "model-selection"
-    table.add_column(f"{on} loss", justify="right", no_wrap=True)
     targets = target_names(summaries)
-    for name in (*targets, "loss / base's") if targets else ():
-        table.add_column(name, justify="right", no_wrap=True)
-    metric = next((each.metric for each in summaries if each.metric_value is not None), None)
-    if metric is not None:
-        table.add_column(metric.split("_")[0], justify="right")
-    for name in ("steps", "tokens", "TFLOP", "min"):
-        table.add_column(name, justify="right")
-    table.add_column(f"minus {reference_of(summaries)}", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for summary in summaries:
-        by_target = [_interval(summary.target_losses[target]) for target in targets]
-        table.add_row(
-            summary.policy,
-            _interval(summary.loss),
-            *([*by_target, _interval(summary.loss_ratio)] if targets else []),
-            *([_share(summary.metric_value)] if metric is not None else []),
-            f"{summary.steps:,.0f}",
-            f"{summary.tokens:,.0f}",
-            *_compute(summary.compute),
-            "" if summary.verdict == "reference" else _interval(summary.difference_to_random),
-            summary.verdict,
-        )
+    on = "test" if not summaries or summaries[0].split == "test" else "model-selection"
+    measured = [Column(f"{on} loss", [_interval(each.loss) for each in summaries])]
+    for target in targets:
+        of_target = [_interval(each.target_losses[target]) for each in summaries]
+        measured.append(Column(target, of_target))
     if targets:
-        table.title = f"loss / base's: {COMPARED_BY_TARGETS}; minus {reference_of(summaries)} in it"
-        table.title_justify = "left"
-    return _uncut(table)
+        ratios = [_interval(each.loss_ratio) for each in summaries]
+        measured.append(Column("loss / base's", ratios))
+    metric = metric_name(summaries)
+    if metric is not None:
+        measured.append(Column(metric, [_share(each.metric_value) for each in summaries]))
+    reference = reference_of(summaries)
+    by_targets = f"loss / base's: {COMPARED_BY_TARGETS}; minus {reference} in it"
+    return SplitTable(
+        "policy",
+        [each.policy for each in summaries],
+        groups=[*([column] for column in measured), _against_random(summaries), _costs(summaries)],
+        caption=by_targets if targets else "",
+    )
 
 
-def references_table(summaries: Sequence[PolicySummary]) -> Table | None:
-    """One line a policy: against each reference, and on equal budgets of tokens and of compute.
+def references_table(summaries: Sequence[PolicySummary]) -> SplitTable | None:
+    """One line a policy: against each reference but random, and on equal budgets.
 
     Returns:
         None where the first table has said it all.
     """
-    roles = [role for role in ROLES if any(each.effect(role) is not None for each in summaries)]
-    equal = {
-        "equal tokens": [each.at_equal_tokens for each in summaries],
-        "equal compute": [each.at_equal_compute for each in summaries],
+    roles = [role for role in ROLES if role != "random"]
+    groups = [
+        _against(summaries, role)
+        for role in roles
+        if any(each.effect(role) is not None for each in summaries)
+    ]
+    equal: dict[str, list[str]] = {
+        "equal tokens": [
+            ended_at(each, "tokens") or _interval(each.at_equal_tokens) for each in summaries
+        ],
+        "equal compute": [
+            ended_at(each, "flops") or _interval(each.at_equal_compute) for each in summaries
+        ],
     }
-    equal = {name: column for name, column in equal.items() if any(column)}
-    if roles in ([], ["random"]) and not equal:
+    budgets = [Column(name, cells) for name, cells in equal.items() if any(cells)]
+    if budgets:
+        groups.append(budgets)
+    if not groups:
         return None
-    table = _table("policy")
-    labels = {role: _reference(summaries, role) for role in roles}
-    for role in roles:
-        table.add_column(f"minus {labels[role]}", justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
-    for name in equal:
-        table.add_column(name, justify="right", no_wrap=True)
-    for index, summary in enumerate(summaries):
-        effects = [summary.effect(role) for role in roles]
-        table.add_row(
-            summary.policy,
-            *(cell for effect in effects for cell in _effect(effect)),
-            *(_interval(column[index]) for column in equal.values()),
-        )
-    return _uncut(table)
+    names = [each.policy for each in summaries]
+    return SplitTable("policy", names, groups=groups, caption=limits_sentence(summaries))
 
 
-def _table(first: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column(first, no_wrap=True)
-    return table
+def _costs(summaries: Sequence[PolicySummary]) -> list[Column]:
+    return [
+        Column("steps", [f"{each.steps:,.0f}" for each in summaries]),
+        Column("tokens", [f"{each.tokens:,.0f}" for each in summaries]),
+        Column("TFLOP", [f"{each.compute.flops / TFLOP:,.1f}" for each in summaries]),
+        Column("min", [f"{each.compute.seconds / 60:,.1f}" for each in summaries]),
+    ]
 
 
-def _reference(summaries: Sequence[PolicySummary], role: Role) -> str:
-    effects = (summary.effect(role) for summary in summaries)
-    return next(effect.reference for effect in effects if effect is not None)
+def _against_random(summaries: Sequence[PolicySummary]) -> list[Column]:
+    """The verdict stands there without a reference, too."""
+    return [
+        Column(
+            f"minus {reference_of(summaries)}",
+            [
+                "" if each.verdict == "reference" else _interval(each.difference_to_random)
+                for each in summaries
+            ],
+        ),
+        Column("verdict", [each.verdict for each in summaries], "left"),
+    ]
 
 
-def _effect(effect: Effect | None) -> tuple[str, str]:
-    return ("", "") if effect is None else (_interval(effect.difference), effect.verdict)
+def _against(summaries: Sequence[PolicySummary], role: Role) -> list[Column]:
+    effects = [summary.effect(role) for summary in summaries]
+    label = next(effect.reference for effect in effects if effect is not None)
+    differences = [
+        _interval(effect.difference)
+        if effect is not None
+        else ("reference" if summary.policy == label else "")
+        for summary, effect in zip(summaries, effects, strict=True)
+    ]
+    verdicts = ["" if effect is None else effect.verdict for effect in effects]
+    return [Column(f"minus {label}", differences), Column("verdict", verdicts, "left")]
 
 
 def pool_table(reports: Sequence[KindReport], *, batch_size: int, max_length: int) -> Table:
@@ -205,7 +215,8 @@ def pool_table(reports: Sequence[KindReport], *, batch_size: int, max_length: in
         batch_size: Rows of the steps.
         max_length: Length limit to which rows are padded.
     """
-    table = _table("kind")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("kind", no_wrap=True)
     for name in (
         "candidates",
         "examples",
@@ -231,7 +242,7 @@ def pool_table(reports: Sequence[KindReport], *, batch_size: int, max_length: in
             f"{report.num_batch_padded_tokens:,}",
             f"{report.num_fully_padded_tokens:,}",
         )
-    return _uncut(table)
+    return uncut(table)
 
 
 def candidate_text(view: TextView | MixedView) -> Group:
@@ -283,7 +294,7 @@ def _shortened(text: str) -> str:
     return text if hidden <= 0 else f"{text[:PARENT_LENGTH]}… ({hidden:,} characters more)"
 
 
-class _Column(NamedTuple):
+class _Position(NamedTuple):
     """A position of an interpolated response, from above to below."""
 
     first: str
@@ -296,9 +307,9 @@ class _Column(NamedTuple):
         return 2 + max(map(cell_len, self))
 
 
-def _lines(positions: Sequence[MixedPosition]) -> Iterator[list[_Column]]:
+def _lines(positions: Sequence[MixedPosition]) -> Iterator[list[_Position]]:
     """Columns that have room beside each other."""
-    line: list[_Column] = []
+    line: list[_Position] = []
     room = TOKENS_WIDTH
     for column in map(_column, positions):
         if line and column.width > room:
@@ -310,8 +321,8 @@ def _lines(positions: Sequence[MixedPosition]) -> Iterator[list[_Column]]:
         yield line
 
 
-def _column(position: MixedPosition) -> _Column:
-    return _Column(
+def _column(position: MixedPosition) -> _Position:
+    return _Position(
         _token(position.first),
         _token(position.second),
         _token(position.nearest),
@@ -323,21 +334,15 @@ def _token(text: str | None) -> str:
     return "" if text is None else text.translate(_SAFE_TOKEN)
 
 
-def _tokens(columns: Sequence[_Column]) -> Table:
+def _tokens(columns: Sequence[_Position]) -> Table:
     """Tokens of both parents, and below them what their mixture is nearest to."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(1 + len(columns)):
         table.add_column(no_wrap=True)
-    for name, cells in zip(_Column._fields, zip(*columns, strict=True), strict=True):
+    for name, cells in zip(_Position._fields, zip(*columns, strict=True), strict=True):
         style = "bold" if name == "nearest" else "dim"
         table.add_row(name, *(Text(cell) for cell in cells), style=style)
-    return _uncut(table)
-
-
-def _uncut(table: Table) -> Table:
-    """On a narrow terminal lines run on; rich would cut figures there: "1,2…"."""
-    table.width = Console(width=WIDER_THAN_ANY_TABLE).measure(table).maximum
-    return table
+    return uncut(table)
 
 
 def _interval(interval: Interval | None) -> str:
@@ -352,7 +357,3 @@ def _interval(interval: Interval | None) -> str:
 
 def _share(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.mean:.1%}"
-
-
-def _compute(cost: Cost) -> tuple[str, str]:
-    return f"{cost.flops / TFLOP:,.1f}", f"{cost.seconds / 60:,.1f}"

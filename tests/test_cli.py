@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from raise_mdit import __version__, cli, experiment
+from raise_mdit.experiment_file import load_experiment, resolved_yaml
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -182,6 +183,40 @@ def test_a_folder_that_is_no_run_is_the_users_mistake(
 ) -> None:
     assert call(monkeypatch, command, str(tmp_path)) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_run_in_is_refused_before_it_is_named(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (minimal.parent / "file").touch()
+    (minimal.parent / "full").mkdir()
+    (minimal.parent / "full" / "thesis.tex").touch()
+    (minimal.parent / "run").mkdir()
+    other = resolved_yaml(load_experiment(minimal, ["name=other"]))
+    (minimal.parent / "run" / "config.yaml").write_text(other)
+    for place, words in (
+        ("file", "file: cannot be made a run directory"),
+        ("full", "full: not empty and not a run directory"),
+        ("run", "run: holds a run of another experiment file"),
+    ):
+        assert call(monkeypatch, "run", str(minimal), "--out", place) == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith(words)
+        assert "Run directory" not in shown
+    assert (minimal.parent / "run" / "config.yaml").read_text() == other
+
+
+def test_faults_of_the_users_own_parts_are_found_before_a_directory_is_made(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The playground's responses have no answer behind `####`."""
+    metric = "evaluation={task_metric: answer_match}"
+
+    assert call(monkeypatch, "run", str(minimal), "--set", metric, "--out", "here") == 2
+    assert call(monkeypatch, "run", str(minimal), "--set", metric) == 2
+
+    assert f"--set {metric}: evaluation.extractor: gsm8k finds no" in capsys.readouterr().err
+    assert [each.name for each in minimal.parent.iterdir()] == [minimal.name]
 
 
 def test_a_model_that_is_not_there_is_the_users_mistake(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 from helpers.arm_results import arm, arms, held_out, of_items
@@ -32,7 +33,20 @@ def test_the_cost_of_choosing_is_a_share_of_a_full_training() -> None:
 
     (sentence,) = cost_of_choosing(given, Cost(flops=400.0))
 
-    assert sentence.startswith("Learning what to pick cost ppo 0.15 of one full-data training")
+    assert ": ppo 0.15 (features, " in sentence
+
+
+def test_one_sentence_tells_the_cost_of_choosing_of_all_policies_that_learn() -> None:
+    of = [{"policy_training": Cost(flops=flops)} for flops in (10.0, 30.0, 40.0)]
+    given = [
+        arm("ppo", 0, 1.0, costs=of[0]), arm("ppo", 1, 1.0, costs=of[1]),
+        arm("raise", 0, 1.0, costs=of[2]), *arms("random", 1.0, costs={}),
+    ]  # fmt: skip
+
+    (sentence,) = cost_of_choosing(given, Cost(flops=100.0))
+
+    assert ": ppo 0.20, raise 0.40 (" in sentence
+    assert cost_of_choosing(given[-1:], Cost(flops=100.0)) == ()
 
 
 def test_summaries_come_in_the_order_of_first_appearance() -> None:
@@ -261,6 +275,28 @@ def test_losses_at_equal_budgets_are_over_seeds() -> None:
     assert ppo.at_equal_compute == bootstrap_interval([4.0, 4.0])
 
 
+def test_a_policy_of_which_a_seed_stopped_short_has_no_loss_at_equal_budgets() -> None:
+    curve = {"reward_validation_losses": (4.0, 3.0, 2.0), "step_tokens": (0, 10, 20)}
+    whole = {**curve, "steps": 2, "step_flops": (0.0, 100.0, 200.0)}
+    short: dict[str, Any] = {
+        "steps": 1, "reward_validation_losses": (4.0, math.nan), "status": "non_finite_loss"
+    }  # fmt: skip
+    given = [
+        *arms("random", 1.0, 1.0, 1.0, **whole),
+        arm("ppo", 0, 1.0, **whole),
+        arm("ppo", 1, math.nan, step_tokens=(0, 9), step_flops=(0.0, 90.0), **short),
+        arm("ppo", 2, math.nan, step_tokens=(0, 7), step_flops=(0.0, 70.0), **short),
+    ]
+
+    random, ppo = summarise(given)
+
+    assert random.at_equal_tokens == random.at_equal_compute == bootstrap_interval([2.0] * 3)
+    assert (random.ended_at_tokens, random.stopped_seeds) == (None, ())
+    assert (ppo.at_equal_tokens, ppo.ended_at_tokens) == (None, 7.0)
+    assert (ppo.at_equal_compute, ppo.ended_at_flops) == (None, 70.0)
+    assert ppo.stopped_seeds == (1, 2)
+
+
 def test_without_curves_there_are_no_equal_budgets() -> None:
     (summary,) = summarise(arms("random", 1.0, 2.0))
 
@@ -324,8 +360,8 @@ def test_an_open_comparison_says_how_many_items_would_settle_it() -> None:
 
 
 def test_seeds_and_items_may_both_be_lacking() -> None:
-    random = on_items("random", *[[1.0, 1.0, 1.0]] * 2)
-    ppo = on_items("ppo", [0.1, 1.2, 0.9], [0.5, 1.2, 1.0])
+    random = on_items("random", *[[1.0, 1.0, 1.0]] * 3)
+    ppo = on_items("ppo", [0.1, 1.2, 0.9], [0.5, 1.2, 1.0], [0.1, 1.3, 1.5])
 
     (sentence,) = sentences(random, ppo)
 
@@ -358,7 +394,29 @@ def test_open_comparisons_that_can_be_settled_stand_apart_from_those_that_cannot
     assert second == HOPELESS.replace("ppo", "lost")
 
 
-@pytest.mark.parametrize("losses", [(0.5, 0.51, 0.49), (0.5,), (0.5, math.nan)])
+def test_two_seeds_that_differ_give_no_number_but_ask_for_more_seeds_first() -> None:
+    random = arms("random", 1.0, 1.4, 1.1)
+    late, best = arms("late", 0.5, 1.3), arms("best", 0.2, 0.5, 0.28)
+
+    (sentence,) = power_sentences(summarise([*random, *arms("ppo", 0.9, 1.5), *late, *best]))
+
+    assert sentence == (
+        "Open against random, and a spread over 2 seeds tells too little to say what would settle "
+        "it: ppo, late. Run at least 3 more seeds first, with raise-mdit run RUN_DIR "
+        "--more-seeds 3."
+    )
+
+
+def test_one_seed_asks_for_four_more() -> None:
+    (sentence,) = sentences(arms("random", 1.0), arms("ppo", 0.5))
+
+    assert sentence.startswith("Open against random, and one seed has no spread to say what would")
+    assert sentence.endswith(
+        "Run at least 4 more seeds first, with raise-mdit run RUN_DIR --more-seeds 4."
+    )
+
+
+@pytest.mark.parametrize("losses", [(0.5, 0.51, 0.49), (0.5, math.nan)])
 def test_what_is_settled_or_cannot_be_told_has_no_sentence(losses: tuple[float, ...]) -> None:
     assert sentences(arms("random", 1.0, 1.0, 1.0), arms("ppo", *losses)) == ()
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from raise_mdit.bootstrap import SMALLEST_P, bootstrap_interval, holm, zero_mean_p_value
 from raise_mdit.comparison import references, summarise
-from raise_mdit.effects import MOST_ITEMS, MOST_SEEDS, Effect, Role, effects_of
+from raise_mdit.effects import MOST_ITEMS, MOST_SEEDS, Effect, Role, effects_of, what_it_takes
 from raise_mdit.results import ArmResult
 from raise_mdit.statistics import Interval
 
@@ -305,6 +305,64 @@ def test_settled_comparisons_lack_nothing() -> None:
 
     assert effect.verdict == "better"
     assert (effect.more_seeds, effect.more_items) == (None, None)
+
+
+@pytest.mark.parametrize(("differences", "first"), [([-0.5, 0.1], 3), ([-0.5], 4)])
+def test_from_fewer_than_three_seeds_that_differ_no_number_of_seeds_is_told(
+    differences: list[float], first: int
+) -> None:
+    effect = effect_of(differences, np.array([-2.0, 1.5, 0.75, -1.25]))
+
+    assert effect.more_seeds is None
+    assert effect.seeds_first == first == 5 - len(differences)
+    assert what_it_takes(effect) == f"at least {first} more seeds first"
+
+
+def test_three_seeds_are_enough_for_a_number() -> None:
+    effect = effect_of([-0.5, 0.1, -0.2])
+
+    assert effect.seeds_first == 0
+    assert what_it_takes(effect) == f"{effect.more_seeds} more seeds"
+
+
+def test_two_seeds_that_agree_leave_only_items_to_be_told() -> None:
+    effect = effect_of([-0.25, -0.25], np.array([-2.0, 1.5, 0.75, -1.25]))
+
+    assert effect.seeds_first == 0
+    assert what_it_takes(effect) == f"{effect.more_items} more held-out items"
+
+
+def test_what_it_takes_names_seeds_and_items() -> None:
+    effect = effect_of([-0.5, 0.1, -0.2], np.array([-2.0, 1.5, 0.75, -1.05]))
+
+    assert effect.more_seeds is not None
+    assert effect.more_items is not None
+    assert what_it_takes(effect) == (
+        f"{effect.more_seeds} more seeds and {effect.more_items} more held-out items"
+    )
+    skewed = effect_of([-0.28, 0.12, -0.4, -0.37, -0.35, -0.13])
+    assert what_it_takes(skewed) == "1 more seed"
+
+
+@pytest.mark.parametrize(
+    ("differences", "items"),
+    [
+        ([-1.0, 1.0, 0.1], None),
+        ([-1e-4, -1e-4], np.tile([-1.0, 1.0], 50) - 1e-4),
+        ([0.0, 0.0], None),
+    ],
+)
+def test_what_no_number_within_reason_settles_is_out_of_reach(
+    differences: list[float], items: NDArray[np.float64] | None
+) -> None:
+    assert what_it_takes(effect_of(differences, items)) == "out of reach"
+
+
+@pytest.mark.parametrize(
+    "differences", [[-0.2, -0.19, -0.21], [-0.5, math.nan], [-0.5, 0.1, math.inf], [math.nan]]
+)
+def test_what_is_settled_or_not_finite_takes_nothing(differences: list[float]) -> None:
+    assert what_it_takes(effect_of(differences)) == ""
 
 
 # --- References.

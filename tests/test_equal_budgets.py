@@ -35,7 +35,7 @@ def test_between_two_steps_losses_are_read_off_the_straight_line() -> None:
 
     found = equal_budget([uneven, short], "tokens")
 
-    assert found == EqualBudget(20.0, {("ppo", 0): 2.0 - 4 / 16, ("random", 0): 3.0})
+    assert found == EqualBudget(20.0, {("ppo", 0): 2.0 - 4 / 16, ("random", 0): 3.0}, {})
 
 
 def test_the_amount_is_that_of_the_arm_that_spent_the_least_of_all_seeds() -> None:
@@ -43,7 +43,7 @@ def test_the_amount_is_that_of_the_arm_that_spent_the_least_of_all_seeds() -> No
 
     found = equal_budget([RANDOM, stopped], "tokens")
 
-    assert found == EqualBudget(10.0, {("random", 0): 3.0, ("random", 1): 3.5})
+    assert found == EqualBudget(10.0, {("random", 0): 3.0, ("random", 1): 3.5}, {})
 
 
 def test_flops_count_what_choosing_cost() -> None:
@@ -51,9 +51,9 @@ def test_flops_count_what_choosing_cost() -> None:
 
     found = equal_budget([RANDOM, ppo], "flops")
 
-    assert found == EqualBudget(200.0, {("random", 0): 2.5, ("ppo", 0): 3.0})
+    assert found == EqualBudget(200.0, {("random", 0): 2.5, ("ppo", 0): 3.0}, {})
     assert equal_budget([RANDOM, ppo], "tokens") == EqualBudget(
-        20.0, {("random", 0): 2.5, ("ppo", 0): 1.0}
+        20.0, {("random", 0): 2.5, ("ppo", 0): 1.0}, {}
     )
 
 
@@ -71,7 +71,7 @@ def test_an_arm_that_does_not_train_stays_where_it_is_and_limits_nobody() -> Non
 
     assert with_base is not None
     assert without is not None
-    assert with_base == EqualBudget(without.amount, {("base", 0): 4.5, **without.losses})
+    assert with_base == EqualBudget(without.amount, {("base", 0): 4.5, **without.losses}, {})
 
 
 def test_a_loss_that_is_not_finite_stays_so() -> None:
@@ -83,10 +83,30 @@ def test_a_loss_that_is_not_finite_stays_so() -> None:
     assert found.losses["ppo", 0] == math.inf
 
 
+def test_an_arm_that_stopped_at_a_loss_that_is_not_finite_does_not_set_the_limit() -> None:
+    lost = trained("ppo", (4.0, math.nan), status="non_finite_loss")
+
+    assert equal_budget([RANDOM, lost], "tokens") == EqualBudget(
+        20.0, {("random", 0): 2.5}, {("ppo", 0): 10.0}
+    )
+    assert equal_budget([RANDOM, lost], "flops") == EqualBudget(
+        200.0, {("random", 0): 2.5}, {("ppo", 0): 100.0}
+    )
+
+
+def test_an_arm_that_stopped_beyond_the_limit_has_its_loss_there() -> None:
+    lost = trained("ppo", (4.0, 3.0, 2.0, math.inf), status="non_finite_loss")
+
+    assert equal_budget([RANDOM, lost], "tokens") == EqualBudget(
+        20.0, {("random", 0): 2.5, ("ppo", 0): 2.0}, {}
+    )
+
+
 @pytest.mark.parametrize(
     "given",
     [
         [],
+        [trained("ppo", (4.0, math.inf), status="non_finite_loss")],
         [BASE],
         [UNKNOWN],
         [RANDOM, UNKNOWN],

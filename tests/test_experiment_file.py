@@ -7,8 +7,13 @@ import pytest
 
 from raise_mdit.config import ExperimentConfig, TopLayersConfig
 from raise_mdit.errors import ConfigError
-from raise_mdit.experiment_file import load_experiment, resolved_yaml
-from raise_mdit.policy_config import PpoConfig
+from raise_mdit.experiment_file import (
+    OWN_OPTIONS,
+    load_experiment,
+    load_with_places,
+    resolved_yaml,
+)
+from raise_mdit.policy_config import CustomPolicyConfig, PpoConfig
 
 VALID = """\
 name: valid
@@ -350,9 +355,22 @@ def test_an_empty_file_is_called_empty(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["just text\n", "- a\n- b\n"])
-def test_a_file_that_is_no_section_says_so(path: Path, text: str) -> None:
+def test_a_file_that_is_no_section_is_no_experiment(path: Path, text: str) -> None:
     path.write_text(text)
-    assert faults(path)[0].startswith("experiment.yaml:1:1: should be a section of keys, got ")
+    with pytest.raises(ConfigError, match=r"(?s):1:1: is not an experiment file.*quickstart.yaml"):
+        load_experiment(path)
+
+
+def test_text_that_is_no_yaml_is_told_what_an_experiment_is(path: Path) -> None:
+    notes = path.with_name("notes.txt")
+    notes.write_text("to do: learn: rest\n")
+    path.write_text("to do: learn: rest\n")
+
+    with pytest.raises(ConfigError, match=r"(?s)notes.txt:1:13: a ':' is .*quickstart.yaml is one"):
+        load_experiment(notes)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(path)
+    assert "quickstart" not in str(caught.value)
 
 
 def test_a_missing_file_offers_the_nearest(path: Path) -> None:
@@ -410,6 +428,54 @@ def test_overrides_make_the_sections_they_need(path: Path) -> None:
     assert config.tracking.wandb is not None
     assert config.tracking.wandb.mode == "online"
     assert config.pools.mosaic is not None
+
+
+def test_overrides_reach_arguments_of_ones_own_class(path: Path) -> None:
+    own = "{kind: 'mine:Picker', name: mine, options: {weight: 1}}"
+    policies = f"policies=[{{kind: base}}, {{kind: random}}, {own}]"
+    custom = "pools.custom=[{kind: 'mine:Maker', name: made}]"
+    overrides = [policies, custom, "policies.mine.options.depth=2", "pools.custom.made.options.x=a"]
+
+    config = load_experiment(path, overrides)
+
+    policy, (source,) = config.policies[2], config.pools.custom
+    assert isinstance(policy, CustomPolicyConfig)
+    assert policy.options == {"weight": 1, "depth": 2}
+    assert source.options == {"x": "a"}
+    assert faults(path, [*overrides, "policies.mine.optoins.depth=3"]) == [
+        "--set policies.mine.optoins.depth=3: unknown key 'policies.2.optoins', allowed here: "
+        "name, kind, options, episodes. Did you mean 'options'?"
+    ]
+    assert faults(path, [*overrides, "policies.mine.options.depth.x=3"]) == [
+        "--set policies.mine.options.depth.x=3: 'policies.2.options.depth' holds no keys"
+    ]
+    assert (
+        "no entry 'min', allowed: mine" in faults(path, [*overrides, "policies.min.options=1"])[0]
+    )
+
+
+def test_only_arguments_of_ones_own_class_are_called_options() -> None:
+    """Overrides take any key below them, so they must mean nothing else."""
+    seen = set[str]()
+    schema = ExperimentConfig.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        options = section.get("properties", {}).get(OWN_OPTIONS)
+        if options is not None:
+            seen.add(section["title"])
+            assert options["additionalProperties"]["anyOf"]
+    assert seen == {"CustomPolicyConfig", "CustomSourceConfig"}
+
+
+def test_a_message_about_a_key_is_told_with_its_place(path: Path) -> None:
+    loaded = load_with_places(path, ["seeds=[4]"])
+
+    placed = loaded.located("policies.ppo-long.v2.episodes: too many")
+
+    assert placed.splitlines()[0] == f"{path}:35:15: policies.ppo-long.v2.episodes: too many"
+    assert placed.splitlines()[2] == " " * 22 + "^^"
+    assert loaded.located("evaluation.extractor: bad").startswith(f"{path}:1:1: evaluation.")
+    assert loaded.located("seeds: odd") == "--set seeds=[4]: seeds: odd"
+    assert loaded.located("words.yaml: not about this file") == "words.yaml: not about this file"
 
 
 def test_the_later_override_wins(path: Path) -> None:

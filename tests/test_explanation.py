@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -286,7 +287,44 @@ def test_the_first_policy_and_seed_that_can_be_explained_are_the_default(made: R
     found = explain(made.directory, progress=Silent())
 
     assert (found.result.policy, found.result.seed) == ("ppo", 1)
-    assert found.notes == ("Left out: random s1 left no decisions: no learned scores.",)
+    assert found.notes == ("Left out, as they do not learn what to pick: random s1.",)
+
+
+REASONS: Mapping[str, Sequence[str | dict[str, str]]] = {
+    "they do not learn what to pick": ["base", "random", "longest", "greats"],
+    "they learn one value for each group of candidates": ["exp3", "ucb", "thompson"],
+    "they score by the weights of a regression that changes at every step": ["influence"],
+    "a run keeps the weights of RAISE as printed, but no decisions": ["raise"],
+    "they repeat the best of several random schedules": ["random_search"],
+    "they were trained in another run": [{"kind": "ppo", "name": "taken", "from": "runs/other"}],
+    "what a policy of your own scores by": [{"kind": "words:Mine", "name": "mine"}],
+    "they ran in an older version": ["a2c"],
+}
+"""Policies without decisions, by the beginning of why they have none."""
+
+
+def test_arms_that_are_left_out_stand_in_one_line_a_reason(run: Run) -> None:
+    policies: list[dict[str, str]] = [
+        {"kind": policy} if isinstance(policy, str) else policy
+        for of_one_reason in REASONS.values()
+        for policy in of_one_reason
+    ]
+    asked = {**EXPERIMENT, "policies": ({"kind": "ppo"}, *policies)}
+    config = ExperimentConfig.model_validate(asked)
+    write_text(run.directory / "config.yaml", resolved_yaml(config))
+    for policy in config.policies[1:]:
+        for seed in (1, 3):
+            run.arm(policy.label, seed).mkdir(exist_ok=True)
+            outcome = to_json([result(policy.label, seed)], [])
+            write_text(run.arm(policy.label, seed) / "result.json", outcome)
+
+    notes = explain(run.directory, progress=Silent()).notes
+
+    assert len(notes) == len(REASONS)
+    for note, (reason, of_one_reason) in zip(notes, REASONS.items(), strict=True):
+        labels = [each if isinstance(each, str) else each["name"] for each in of_one_reason]
+        assert note.startswith(f"Left out, as {reason}")
+        assert note.endswith(": " + ", ".join(f"{label} s1 s3" for label in labels) + ".")
 
 
 def test_texts_begin_with_prompt_and_response_on_one_line(made: Run) -> None:
@@ -341,7 +379,7 @@ def test_weights_of_another_kind_of_policy_are_left_out(run: Run) -> None:
     found = explain(run.directory, progress=Silent())
 
     assert found.result.seed == 3
-    assert "Left out: ppo s1 has weights of another kind of policy." in found.notes
+    assert "Left out, as their weights are of another kind of policy: ppo s1." in found.notes
 
 
 def test_decisions_of_another_arm_are_refused(run: Run) -> None:
@@ -452,7 +490,7 @@ def test_the_command_prints_tables_and_writes_the_page(
         assert re.search(line, shown, re.MULTILINE)
     assert EVIL in shown
     assert "first third" in shown
-    assert "Left out: random s1" in shown
+    assert "Left out, as they do not learn what to pick: random s1." in shown
     assert "\x1b" not in shown
 
 

@@ -221,12 +221,52 @@ def test_the_system_prompt_of_the_run_stands_before_every_conversation(
 def test_a_bundle_is_sound_as_it_is_written_and_so_is_the_one_in_its_place(
     run: Path, tmp_path: Path
 ) -> None:
-    for policy in ("ppo", "random"):
-        export_schedule(run, policy=policy, seed=0, to=tmp_path / "out")
-        assert verify(tmp_path / "out").faults == ()
-        (run / "preparation.json").write_text("{}")  # as an older version wrote it
+    digests = [export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out").digest]
+    (tmp_path / "out" / "recipes" / "train.py").write_text("altered\n")
+    digests.append(export_schedule(run, policy="ppo", seed=0, to=str(tmp_path / "out")).digest)
 
-    assert not (tmp_path / "out" / "chat_template.jinja").exists()
+    assert verify(tmp_path / "out").faults == ()
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("policy", "seed", "other"),
+    [
+        ("random", 0, "random s0 of experiment 'to-export'"),
+        ("ppo", 3, "ppo s3 of experiment 'to-export'"),
+    ],
+)
+def test_the_bundle_of_another_arm_is_not_replaced(
+    run: Path, tmp_path: Path, policy: str, seed: int, other: str
+) -> None:
+    before = export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out").digest
+
+    with pytest.raises(RunError) as caught:
+        export_schedule(run, policy=policy, seed=seed, to=tmp_path / "out")
+
+    assert str(caught.value) == (
+        f"--to: {str(tmp_path / 'out')!r} holds the schedule of ppo s0 of experiment 'to-export', "
+        f"and {other} is to be written; name another directory, or remove that one"
+    )
+    assert verify(tmp_path / "out") == ((), 4, before)
+
+
+def test_the_bundle_of_another_run_is_not_replaced_though_its_picks_are_the_same(
+    run: Path, tmp_path: Path
+) -> None:
+    export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("schedule: linear", "schedule: cosine"))
+
+    with pytest.raises(RunError, match=r"ppo s0 of .*, and the same of another run is to be"):
+        export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out")
+
+
+def test_an_export_that_is_refused_makes_no_folder(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="--policy 'nobody'"):
+        export_schedule(run, policy="nobody", seed=None, to=tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_run_gives_the_same_bundle(run: Path, tmp_path: Path) -> None:

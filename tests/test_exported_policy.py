@@ -249,6 +249,27 @@ def test_another_stage_is_refused(source: Path, tmp_path: Path) -> None:
         read_policy(made)
 
 
+def test_the_folder_of_another_policy_is_not_written_over(source: Path, tmp_path: Path) -> None:
+    export_policy(source, policy="ppo", seed=0, to=tmp_path / "alone")
+    again = export_policy(str(source), policy="ppo", seed=0, to=str(tmp_path / "alone"))
+    read_policy(str(again.directory))
+    fields = json.loads((tmp_path / "alone" / "policy.json").read_text())
+    wanted = "name another directory, or remove that one"
+    for changes, before, asked in (
+        ({"seed": 5}, "ppo s5 of experiment 'small'", "ppo s0 of experiment 'small'"),
+        (
+            {"files": {**fields["files"], "policy.safetensors": "0"}},
+            "ppo s0 of experiment 'small'",
+            "the same of another run",
+        ),
+    ):
+        (tmp_path / "alone" / "policy.json").write_text(json.dumps({**fields, **changes}))
+        with pytest.raises(RunError) as caught:
+            export_policy(source, policy="ppo", seed=0, to=tmp_path / "alone")
+        assert f"holds the policy of {before}, and {asked} is to be" in str(caught.value)
+        assert wanted in str(caught.value)
+
+
 def test_a_policy_without_weights_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--policy random: a policy of kind random has no weights"):
         export_policy(source, policy="random", seed=0, to=tmp_path / "alone")

@@ -224,7 +224,46 @@ def with_policy(policy: Fields, **others: Any) -> Fields:  # any section
         (
             experiment(policy={"prior": {"ranking": {"kind": "longest", "repeat": 2}}}),
             "policies.0.prior.ranking.repeat",
-            "has no effect in a prior: how often to repeat is learned; remove it",
+            "has no effect here: how often to repeat is learned; remove it",
+        ),
+        (
+            experiment(policy={"prior": {"ranking": {"kind": "influence"}}}),
+            "policies.0.prior.ranking.kind",
+            "episodes should be at least 1 in a prior: they teach what the policy begins as",
+        ),
+        (
+            experiment(policy={"prior": {"ranking": {"kind": "influence", "episodes": 0}}}),
+            "policies.0.prior.ranking.episodes",
+            "episodes should be at least 1 in a prior: they teach what the policy begins as",
+        ),
+        (
+            experiment(
+                policy={
+                    "prior": {"ranking": {"kind": "influence", "episodes": 2, "window": "pool"}}
+                }
+            ),
+            "policies.0.prior.ranking.window",
+            "has no effect in a prior, which learns in the policy's own window; remove it",
+        ),
+        (
+            with_policy({"kind": "influence", "hint": {"kind": "dsir", "repeat": 2}}),
+            "policies.2.hint.repeat",
+            "has no effect here: how often to repeat is learned; remove it",
+        ),
+        (
+            experiment(
+                policy={
+                    "prior": {
+                        "ranking": {
+                            "kind": "influence",
+                            "episodes": 2,
+                            "hint": {"kind": "dsir", "repeat": 2},
+                        }
+                    }
+                }
+            ),
+            "policies.0.prior.ranking.hint.repeat",
+            "has no effect here: how often to repeat is learned; remove it",
         ),
         (
             with_policy({"kind": "raise"}),
@@ -280,6 +319,7 @@ def test_settings_of_policies_that_do_not_fit_are_told(
         with_policy({"kind": "longest", "repeat": 10}),
         with_policy({"kind": "random_search"}),
         experiment(policy={"prior": {"ranking": {"kind": "longest"}}}),
+        experiment(policy={"prior": {"ranking": {"kind": "influence", "episodes": 1}}}),
     ],
 )
 def test_settings_of_policies_at_their_limits_have_no_faults(fields: Fields) -> None:

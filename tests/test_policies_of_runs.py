@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.arm_results import opened
 from helpers.small_experiment import small_experiment
+from safetensors.torch import load_file
 
 from raise_mdit import experiment
 from raise_mdit.config import ExperimentConfig
@@ -64,11 +65,30 @@ YAML = small_experiment(
         episodes: 4
         episodes_per_update: 2
         prior: {ranking: {kind: nearest_to_target}, strength: 20.0}
+      - kind: ppo
+        name: from_gains
+        window: 16
+        episodes: 2
+        episodes_per_update: 2
+        learning_rate: 1.0e-30
+        prior: {ranking: {kind: influence, episodes: 3, ridge: 0.01}, strength: 3.0}
+      - {kind: influence, name: of_pool, window: pool, hint: {kind: nearest_to_target}}
+      - kind: ppo
+        name: from_hint
+        episodes: 2
+        episodes_per_update: 2
+        prior: {ranking: {kind: influence, episodes: 1, hint: {kind: dsir, buckets: 64}}}
+      - kind: ppo
+        name: blind
+        episodes: 2
+        episodes_per_update: 1
+        keep: last
+        unseen: [stage, difficulty, semantic, availability]
       - {kind: a2c, episodes: 2, episodes_per_update: 1}
       - {kind: reinforce, episodes: 2, episodes_per_update: 1, final: sample}
       - {kind: raise, episodes: 2, classes: 2}
       - {kind: "own_policies:Told", name: told, episodes: 2, options: {shift: 1}}
-      - {kind: "own_policies:Blind", name: blind}
+      - {kind: "own_policies:Blind", name: own_blind}
     """,
     reward_validation={"left": 4, "right": 2},
     test={"left": 8},
@@ -214,6 +234,48 @@ def test_a_policy_that_begins_as_a_ranking_sees_it_as_normal_scores(
         assert [places[place] for place in sorted(places)] == sorted(places.values(), reverse=True)
 
 
+def test_a_policy_that_begins_as_a_regression_goes_on_with_its_weights(directory: Path) -> None:
+    """It learned too slowly to move, so that its picks are still those of a linear score."""
+    folder = directory / "arms" / "from_gains-s0"
+    decisions, table = (
+        read_decisions(folder / "decisions.safetensors"),
+        read_features(directory / "features.safetensors"),
+    )
+    weights = load_file(folder / "policy.safetensors")["scorer.first_linear"][0].numpy()
+    assert (table.values @ weights[:-1]).std() == pytest.approx(3.0, rel=1e-4)
+    ids = Pool.read(directory / "pool.parquet").ids
+    scores = table.values[decisions.windows[0]] @ weights[:-1]
+    best = [ids[row] for row in decisions.windows[0][np.argsort(-scores)[:BATCH]]]
+    assert picks_of(directory, "from_gains")[0] == best
+
+
+def test_a_policy_learns_nothing_from_what_it_is_kept_from(directory: Path) -> None:
+    """All but the kinds has weight zero; those moved."""
+    weights = load_file(directory / "arms" / "blind-s0" / "policy.safetensors")
+    names = [*read_features(directory / "features.safetensors").names, "times_picked"]
+    linear = weights["scorer.linear.weight"][0].numpy()
+    kinds = np.array([name.startswith("is_") for name in names])
+    num_stage = weights["scorer.encoder.0.weight"].shape[1] - len(names)
+    assert not linear[~kinds].any()
+    assert linear[kinds].any()
+    assert not weights["scorer.encoder.0.weight"][:, np.flatnonzero(~kinds)].any()
+    assert not weights["scorer.encoder.0.weight"][:, -num_stage:].any()
+
+
+def test_policies_have_windows_of_their_own(directory: Path, config: ExperimentConfig) -> None:
+    widths = {
+        label: read_decisions(
+            directory / "arms" / f"{label}-s0" / "decisions.safetensors"
+        ).windows.shape[1]
+        for label in ("ppo", "from_gains", "from_target")
+    }
+    assert widths == {
+        "ppo": 12,
+        "from_gains": 16,
+        "from_target": len(Pool.read(directory / "pool.parquet")),
+    }
+
+
 def test_random_search_plays_its_best_episode_again(
     directory: Path, arms: dict[str, ArmResult]
 ) -> None:
@@ -231,6 +293,7 @@ def test_policies_pay_for_what_they_look_at(arms: dict[str, ArmResult]) -> None:
     assert spent["nearest_to_target"] > spent["perplexity"]
     assert spent["less"] > spent["random"]
     assert spent["greats"] > spent["gradient_alignment"] > spent["ppo"]
+    assert spent["of_pool"] > spent["influence"] == spent["from_hint"]  # dsir reads no model
     assert spent["from_target"] > spent["ppo"] == spent["a2c"] == spent["raise"]
 
 

@@ -247,6 +247,16 @@ def test_environments_that_end_at_different_steps_are_told_apart(desk: Desk) -> 
     assert speeds == [200.0, 150.0, 200.0, 200.0]
 
 
+def test_episodes_are_counted_on_from_those_before(desk: Desk) -> None:
+    episodes = EpisodeRecorder(desk.recorder, Told(), before=(0.5, 0.25))
+    episodes.model = SimpleNamespace(num_timesteps=0)  # type: ignore[assignment]  # all it asks
+
+    play(episodes, {"gain": 1.0, "ends": 1})
+
+    assert episodes.returns == [0.5, 0.25, 1.0]
+    assert desk.records == [record(3, 1.0, 1)]
+
+
 def test_nothing_is_recorded_before_an_episode_ends(desk: Desk) -> None:
     told = Told()
     episodes = episode_recorder(desk, told)

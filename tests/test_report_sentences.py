@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from helpers.arm_results import arm, arms
+from helpers.arm_results import arm, arms, of_items
 
-from raise_mdit.comparison import summarise
+from raise_mdit.comparison import power_sentences, summarise
 from raise_mdit.core import Cost
 from raise_mdit.report_sentences import cautions, headline, return_trends
 from raise_mdit.report_words import MINUS, TIMES
@@ -59,6 +59,34 @@ def test_one_seed_gives_no_verdict() -> None:
     first, _ = headline(summarise([arm("random", 0, 1.5), arm("ppo", 0, 1.0)]))
     assert first.startswith("One seed settles nothing; ppo ended lowest")
     assert first.endswith(f"{MINUS}0.5000 against random (no verdict).")
+
+
+def test_two_seeds_get_no_number_of_seeds_that_would_settle_it() -> None:
+    given = [*arms("random", 1.5, 1.7), *arms("dsir", 1.4, 1.5), *arms("ppo", 1.2, 1.0)]
+    _, second = headline(summarise(given))
+    assert second.endswith(
+        "; a spread over 2 seeds tells too little to say what would settle it: run at least 3 more "
+        "seeds first."
+    )
+
+
+def test_what_a_headline_asks_for_is_what_the_terminal_asks_for() -> None:
+    """A number of items that is out of reach is not passed over for a number of seeds."""
+    items = [0.0, 2.0] * 20 + [0.9999]
+    random, ppo = (
+        [
+            arm(policy, seed, held.loss, test=held)
+            for seed in range(3)
+            for held in [of_items(losses, [1] * 41)]
+        ]
+        for policy, losses in (("random", [1.0] * 41), ("ppo", items))
+    )
+    summaries = summarise([*random, *ppo])
+    (sentence,) = power_sentences(summaries)
+    assert "no number of seeds or items within reason" in sentence
+    assert headline(summaries)[1].endswith(
+        "no practical number of seeds or items would settle what is open."
+    )
 
 
 def test_no_policy_below_random_is_told() -> None:

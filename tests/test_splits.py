@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -336,7 +335,7 @@ def test_split_that_loses_every_row_is_an_error() -> None:
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="the real data is not beside the project")
-def test_alpaca_is_decontaminated_within_seconds() -> None:
+def test_alpaca_loses_what_its_held_out_rows_repeat_and_nothing_else() -> None:
     alpaca = DatasetSource(name="alpaca", kind="dataset", file="alpaca_52k.json")
     examples = read_source(alpaca, root=str(SHARED), on_bad_row="skip").examples
     config = data(
@@ -345,9 +344,7 @@ def test_alpaca_is_decontaminated_within_seconds() -> None:
         reward_validation=[share(1000, source="alpaca")],
     )
 
-    start = time.perf_counter()
     splits = allot({"alpaca": examples}, config)
 
-    assert time.perf_counter() - start < 20
     assert splits.report.num_removed("pool", "ngram") > 0
     assert sum(splits.report.num_rows.values()) + len(splits.report.removals) == len(examples)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from raise_mdit.benchmarks.benchmark import COMPARED, OURS, YARDSTICK, Benchmark
 from raise_mdit.benchmarks.variants import VARIANTS
-from raise_mdit.terminal import WIDER_THAN_ANY_TABLE
+from raise_mdit.split_table import WIDER_THAN_ANY_TABLE
 
 PART_NAMES = {
     "update": "update",

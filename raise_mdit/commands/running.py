@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +11,9 @@ import typer
 from rich.markup import escape
 
 from raise_mdit.commands.console import ExperimentFile, Overrides, RunDirectory, err, out
-from raise_mdit.errors import ConfigError, RunError, UserError
-from raise_mdit.experiment_file import load_experiment
+from raise_mdit.commands.own_parts import check_own_parts
+from raise_mdit.errors import ConfigError, UserError
+from raise_mdit.experiment_file import load_with_places
 from raise_mdit.runs import new_run_directory
 
 if TYPE_CHECKING:  # torch and the rest come only where a command needs them
@@ -57,17 +57,19 @@ def run(
 ) -> None:
     """Run an experiment: every policy with every seed, then the comparison.
 
-    Writes the run directory (metrics, ledger, schedules, results, report) and ends with two tables:
-    what each policy reached and cost, and how it stands against random, base, full data and the
-    best policy that ranks the pool once.
+    Writes the run directory (metrics, ledger, schedules, results, report) and ends with tables:
+    what each policy reached and cost, how it stands against random, base, full data and the best
+    policy that ranks the pool once, and how at equal tokens and at equal compute.
 
-    Examples: `raise-mdit run experiments/quickstart.yaml`; when that says that two more seeds would
-    settle a comparison, `raise-mdit run runs/quickstart/… --more-seeds 2`.
+    Examples: `raise-mdit run experiments/quickstart.yaml`; when that asks for three more seeds,
+    `raise-mdit run runs/quickstart/… --more-seeds 3`.
     """
     config, directory = _run_asked_for(file, set_, out_, more_seeds)
     from raise_mdit import experiment  # torch and the rest, only now that the file is sound
+    from raise_mdit.run_directory import check_place
     from raise_mdit.terminal import progress_for
 
+    check_place(config, directory)
     err.print(f"Run directory: {escape(str(directory))}")
     progress = progress_for(err)
     outcome, before = None, _written(directory / "results.json")
@@ -93,12 +95,14 @@ def _run_asked_for(
     if not file.is_dir():
         if more is not None:
             raise UserError("--more-seeds adds to a run: name its directory in place of the file")
-        config = load_experiment(file, overrides)
+        loaded = load_with_places(file, overrides)
+        config = loaded.config
         if config.sweep is not None:
             raise ConfigError(
                 f"{file}: has a `sweep` section, which raise-mdit sweep {file} runs; --set "
                 "sweep=null runs the experiment without it"
             )
+        check_own_parts(loaded, contracts=False)
         return config, directory or new_run_directory(Path("runs"), config.name, now=datetime.now())
     if overrides or directory is not None:
         raise UserError(
@@ -117,52 +121,23 @@ def _written(path: Path) -> int | None:
 
 
 def check(file: ExperimentFile, set_: Overrides = []) -> None:  # noqa: B006
-    """Check an experiment file without loading a model or data, in under a second.
+    """Check an experiment file without loading a model, in about a second.
 
     Reports faults with their line, their key, what is allowed and the nearest name: first all that
-    are misspelt or of a wrong type, then all that do not fit each other, then those of your own
-    classes.
-    Reads a wording file of your own, makes candidate sources of your own, and imports policies of
-    your own and those of other runs, too.
+    are misspelt or of a wrong type, then all that do not fit each other, then those of what is your
+    own: a wording file is read, candidate sources are made, metrics and extractors are imported,
+    policies are made and tried on a made-up pool (`check_policy` of
+    `raise_mdit.agents.policy_contract`), policies of other runs are looked up.
+
+    Data are read only for `evaluation.task_metric: answer_match`, whose extractor has to find an
+    answer in every reference of the held-out data.
     """
-    config = load_experiment(file, set_)
-    _check_own_parts(config)
+    loaded = load_with_places(file, set_)
+    config = loaded.config
+    check_own_parts(loaded, contracts=True)
     arms = len(config.policies) * len(config.seeds)
     out.print(f"{escape(str(file))}: sound; {len(config.policies)} policies x "
               f"{len(config.seeds)} seeds = {arms} arms")  # fmt: skip
-
-
-def _check_own_parts(config: ExperimentConfig) -> None:
-    """Nothing, if what the file names of the user's own can be loaded.
-
-    Raises:
-        ConfigError: What a run would say of each part that cannot.
-    """
-    from raise_mdit.agents.custom_policy import load_policy_class
-    from raise_mdit.policy_config import CustomPolicyConfig, PpoConfig
-    from raise_mdit.sources.custom import load_source
-    from raise_mdit.sources.mosaic_wording import wording_of
-    from raise_mdit.task_metrics import load_answer_metric
-
-    mosaic = config.pools.mosaic
-    loads: list[Callable[[], object]] = [partial(load_source, each) for each in config.pools.custom]
-    own = (each for each in config.policies if isinstance(each, CustomPolicyConfig))
-    loads += [partial(load_policy_class, each) for each in own]
-    loads.append(partial(load_answer_metric, config.evaluation))
-    if any(isinstance(each, PpoConfig) and each.from_run for each in config.policies):
-        from raise_mdit.policy_source import with_own_priors  # numerics, for those who ask for it
-
-        loads.append(partial(with_own_priors, config))
-    if mosaic is not None and mosaic.wording is not None:
-        loads.insert(0, partial(wording_of, mosaic))
-    faults = []
-    for load in loads:
-        try:
-            load()
-        except (ConfigError, RunError) as fault:
-            faults.append(str(fault))
-    if faults:
-        raise ConfigError("\n".join(faults))
 
 
 def evaluate(directory: RunDirectory) -> None:

@@ -89,7 +89,9 @@ def export(
     to: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Where to. Default: `RUN_DIR/export`, of a policy `RUN_DIR/policy`."
+            metavar="DIR",
+            help="Where to. Default: `RUN_DIR/export`, of a policy `RUN_DIR/policy`. What was "
+            "exported there of another run, policy or seed is not replaced.",
         ),
     ] = None,
     policy_only: Annotated[
@@ -131,8 +133,9 @@ Bundle = Annotated[
 def verify(directory: Bundle) -> None:
     """Check that a bundle is as it was written: every file, and every row in its place.
 
-    Names each file and row (from 0) that was altered, is missing, was added or stands elsewhere.
-    The hashes lie in the bundle, so compare the digest with what its maker tells you.
+    Names each file and row that was altered, is missing, was added or stands elsewhere: lines of
+    `.jsonl` files from 1, as an editor shows them, rows of `.parquet` files from 0, as a data frame
+    does. The hashes lie in the bundle, so compare the digest with what its maker tells you.
     """
     from raise_mdit.schedules import verification
 

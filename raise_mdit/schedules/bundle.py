@@ -31,12 +31,13 @@ import pyarrow.parquet as pq
 from raise_mdit.candidates import content_hash
 from raise_mdit.core import Kind, Message, Role
 from raise_mdit.errors import RunError
+from raise_mdit.folders import BUNDLE_FORMAT, BUNDLE_MANIFEST_FILE
 from raise_mdit.runs import read_description, write_bytes, write_json, write_text
 
-FORMAT = "raise-mdit/bundle"
+FORMAT = BUNDLE_FORMAT
 FORMAT_VERSION = 1
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = BUNDLE_MANIFEST_FILE
 SCHEDULE_FILE = "schedule.parquet"
 POOL_FILE = "pool.parquet"
 STEPS_FILE = "steps.jsonl"
@@ -207,39 +208,40 @@ def row_hashes(path: Path) -> list[str]:
     return [hashlib.sha256(line).hexdigest()[:32] for line in path.read_bytes().splitlines(True)]
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest of a bundle of this format.
 
     Raises:
         RunError: There is none, or it is of another format.
     """
     return read_description(
-        directory / MANIFEST_FILE,
+        Path(directory) / MANIFEST_FILE,
         form=(FORMAT, FORMAT_VERSION),
         what="bundle",
         command="raise-mdit export RUN_DIR --to DIR",
     )
 
 
-def read_rows(directory: Path) -> tuple[ScheduledRow, ...]:
+def read_rows(directory: str | Path) -> tuple[ScheduledRow, ...]:
     """The rows of a schedule.
 
     Raises:
         RunError: The file is damaged.
     """
-    rows = _read_table(directory / SCHEDULE_FILE)
+    rows = _read_table(Path(directory) / SCHEDULE_FILE)
     return tuple(
         ScheduledRow(**{**row, "ids": tuple(row["ids"]), "weights": tuple(row["weights"])})
         for row in rows
     )
 
 
-def read_bundle(directory: Path) -> Bundle:
+def read_bundle(directory: str | Path) -> Bundle:
     """A bundle that was found sound; see :func:`raise_mdit.schedules.verification.verify`.
 
     Raises:
         RunError: It is damaged, or of another format.
     """
+    directory = Path(directory)
     template = directory / TEMPLATE_FILE
     lines = (directory / STEPS_FILE).read_text("utf-8").splitlines()
     return Bundle(

@@ -82,9 +82,9 @@ class Replayed(NamedTuple):
 
 
 def replay(
-    directory: Path,
+    directory: str | Path,
     *,
-    cache: Path,
+    cache: str | Path,
     model: str | None = None,
     accumulation: int = 1,
     device: Device = "auto",
@@ -104,11 +104,12 @@ def replay(
         ModelError: The model cannot be had or trained.
         RunError: The bundle is not sound, its run failed, or a step's rows cannot be shared evenly.
     """
+    directory = Path(directory)
     check(directory)
     bundle = read_bundle(directory)
     recorded = _recorded(bundle, directory)
     rows = _rows_at_once(bundle.recipe["batch_size"], accumulation)
-    pretrained = load_pretrained(model or bundle.recipe["model"], cache=cache, device=device)
+    pretrained = load_pretrained(model or bundle.recipe["model"], cache=Path(cache), device=device)
     notes = _notes(bundle, pretrained)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # Of DistributedDataParallel's copy, through which nothing passes; sums are ours.

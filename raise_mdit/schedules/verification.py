@@ -7,7 +7,7 @@ writes all hashes anew they help only if the bundle's digest came by another way
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +38,16 @@ class Verified(NamedTuple):
     """Of the bundle as its manifest tells it."""
 
 
-def verify(directory: Path) -> Verified:
+def verify(directory: str | Path) -> Verified:
     """Look for altered, missing, added and reordered rows, and for such files.
+
+    Rows of `.jsonl` files are named by their lines, from 1 as an editor shows them; rows of Parquet
+    files by their numbers, from 0 as a data frame shows them.
 
     Raises:
         RunError: The folder is no bundle of this format.
     """
+    directory = Path(directory)
     manifest = read_manifest(directory)
     faults: list[str] = []
     digest = manifest_digest(manifest)
@@ -53,7 +57,7 @@ def verify(directory: Path) -> Verified:
     return Verified(tuple(faults), int(manifest.get("num_rows", 0)), digest)
 
 
-def check(directory: Path) -> None:
+def check(directory: str | Path) -> None:
     """Nothing, if a bundle is sound.
 
     Raises:
@@ -97,7 +101,7 @@ def _altered(path: Path, name: str, expected: list[str] | None) -> Iterator[str]
         yield f"{name}: altered"
         return
     try:
-        faults = list(row_faults(expected, row_hashes(path)))
+        faults = list(row_faults(expected, row_hashes(path), row_name=_row_name(name)))
     except RunError as error:
         yield f"{name}: altered; {error}"
         return
@@ -106,12 +110,24 @@ def _altered(path: Path, name: str, expected: list[str] | None) -> Iterator[str]
     yield from (f"{name}: {fault}" for fault in faults)
 
 
-def row_faults(expected: Sequence[str], found: Sequence[str]) -> Iterator[str]:
-    """What became of rows, each named by its number from 0.
+def _row_name(file: str) -> Callable[[int], str]:
+    """How rows of a file are named: as an editor shows lines, or as a data frame shows rows."""
+    if file.endswith(".jsonl"):
+        return lambda row: f"line {row + 1}"
+    return lambda row: f"row {row} (from 0)"
+
+
+def row_faults(
+    expected: Sequence[str], found: Sequence[str], *, row_name: Callable[[int], str]
+) -> Iterator[str]:
+    """What became of rows.
+
+    A row that is missing is named by where it was, every other by where it is.
 
     Args:
         expected: Hashes of the rows as they were; no two are alike.
         found: Hashes of the rows as they are.
+        row_name: What messages call a row, by its number from 0.
     """
     place = {each: row for row, each in enumerate(expected)}
     there = set(found)
@@ -122,21 +138,21 @@ def row_faults(expected: Sequence[str], found: Sequence[str]) -> Iterator[str]:
     }
     for row, each in enumerate(expected):
         if each not in there:
-            yield f"row {row}: {'altered' if row in replaced else 'missing'}"
+            yield f"{row_name(row)}: {'altered' if row in replaced else 'missing'}"
     kept: list[int] = []
     seen: set[str] = set()
     for row, each in enumerate(found):
         if each in seen:
-            yield f"row {row}: a copy of another row"
+            yield f"{row_name(row)}: a copy of another row"
         elif each in place:
             kept.append(row)
         elif row not in replaced:
-            yield f"row {row}: added"
+            yield f"{row_name(row)}: added"
         seen.add(each)
     in_order = sorted(place[found[row]] for row in kept)
     for row, wanted in zip(kept, in_order, strict=True):
         if place[found[row]] != wanted:
-            yield f"row {row}: out of order; it was row {place[found[row]]}"
+            yield f"{row_name(row)}: out of order; it was {row_name(place[found[row]])}"
 
 
 def _order_faults(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:

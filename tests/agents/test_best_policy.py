@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from gymnasium import Env, spaces
 from stable_baselines3 import A2C
@@ -50,9 +51,10 @@ class Weights(BaseCallback):
         return True
 
 
-def test_the_weights_that_collected_the_best_episodes_come_back() -> None:
+@pytest.mark.parametrize("num_before", [0, 5])
+def test_the_weights_that_collected_the_best_episodes_come_back(num_before: int) -> None:
     algorithm = A2C("MlpPolicy", Told(RETURNS), n_steps=4, seed=0, device="cpu")
-    best, weights = BestPolicy(), Weights()
+    best, weights = BestPolicy(num_before=num_before), Weights()
 
     algorithm.learn(4 * 3, callback=CallbackList([best, weights]))
     last = torch.cat([p.detach().flatten() for p in algorithm.policy.parameters()])
@@ -60,7 +62,7 @@ def test_the_weights_that_collected_the_best_episodes_come_back() -> None:
 
     now = torch.cat([p.detach().flatten() for p in algorithm.policy.parameters()])
     assert best.best_return == np.mean(RETURNS[2:4])
-    assert best.num_episodes == 2
+    assert best.num_episodes == num_before + 2
     assert torch.equal(now, weights.seen[1])
     assert not torch.equal(now, last)
 

@@ -218,3 +218,16 @@ def test_a_regression_finds_much_but_not_what_changes(seed: int) -> None:
     policy = known.online_policies(known.STAGES, seed=seed)["influence"]
 
     assert 0.5 < known.online_share(known.STAGES, policy, episodes=60) < REACHED
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ppo_that_begins_as_a_regression_begins_with_all_that_it_found(seed: int) -> None:
+    """Greedy picks of the first policy are those of the regression, weight for weight."""
+    regression = known.online_policies(known.STAGES, seed=seed)["influence"]
+    share = known.online_share(known.STAGES, regression, episodes=12)
+
+    first = known.ppo_after_influence(known.STAGES, seed=seed, before=12)
+
+    found = known.scale_of(known.STAGES).share(known.played_gain(known.STAGES, first))
+    assert found == pytest.approx(share)
+    assert found > 0.5

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from raise_mdit.agents.first_weights import weights_of_ranking
 from raise_mdit.agents.scoring_policy import STREAMED_SLOTS, CandidateScorer, SetScoringPolicy
 from raise_mdit.core import Observation
 from raise_mdit.envs.observation import CONTEXT, DistinctSlots, observation_space
@@ -300,14 +301,24 @@ def test_a_policy_is_built_again_from_its_own_parameters() -> None:
     assert again.get_parameter("scorer.score.0.weight").shape == (24, 2 * 24)
 
 
+def test_a_policy_that_is_built_again_begins_as_it_did() -> None:
+    made, seen = beginning_as_a_ranking(strength=5.0), tensors(unused(0))
+
+    again = SetScoringPolicy(**made._get_constructor_parameters())
+
+    actions = torch.tensor([[0, 1]])
+    assert torch.equal(
+        again.evaluate_actions(seen, actions)[1], made.evaluate_actions(seen, actions)[1]
+    )
+
+
 def beginning_as_a_ranking(*, strength: float = 2.0) -> SetScoringPolicy:
     return SetScoringPolicy(
         observation_space(NUM_SLOTS, NUM_FEATURES, num_candidates=20),
         DistinctSlots(NUM_SLOTS, NUM_PICKS),
         lambda _progress: 1e-3,
         hidden_size=16,
-        prior_column=1,
-        prior_strength=strength,
+        first_weights=weights_of_ranking(NUM_FEATURES + 1, 1, strength=strength),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ def page(request: pytest.FixtureRequest, pages: dict[str, Any]) -> Iterator[Any]
     found.set_viewport_size({"width": 1280, "height": 800})
 
 
-def report(directory: Path) -> Path:
-    """A complete run of six policies and four that are as good as random."""
-    run = write_run(directory, given_arms())
+def report(directory: Path, given: Sequence[ArmResult] = ()) -> Path:
+    """A complete run, of six policies and four that are as good as random if none are given."""
+    run = write_run(directory, given or given_arms())
     write_report(
         directory,
         config=run.config,
@@ -249,6 +250,34 @@ def test_tables_scroll_in_their_own_box_and_the_page_never(
     page.wait_for_function(NONE_STICKS_OUT)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.screenshot(path=artifacts / f"{request.node.callspec.id}.png", full_page=True)
+
+
+def test_no_table_of_a_report_scrolls_at_1280(
+    tmp_path: Path, visit: Callable[[Path], Any], artifacts: Path
+) -> None:
+    """Twelve policies, every reference, a task metric and several targets: the widest there is."""
+    extra = [f"nearest_to_target-{at:02}" for at in range(6)]
+    given = [measured(each, at) for at, each in enumerate(finished_arms(seeds=2, extra=extra))]
+    path = report(tmp_path / "run", given)
+    opened = visit(path).page
+
+    opened.screenshot(path=artifacts / "report-12-policies.png", full_page=True)
+    widths = opened.evaluate(
+        """() => [...document.querySelectorAll(".wide")].map(
+          (each) => [each.clientWidth, each.scrollWidth])"""
+    )
+    opened.close()
+
+    assert len(widths) == 3
+    assert all(scrolled <= seen for seen, scrolled in widths), widths
+
+
+def measured(given: ArmResult, at: int) -> ArmResult:
+    """With a task metric and two targets, and the widest numbers that a run is likely to have."""
+    assert given.test is not None
+    losses = {"gsm8k": given.test.loss, "commonsense_qa": given.test.loss + at / 100}
+    test = replace(given.test, metric=0.1 + at / 50, target_losses=losses)
+    return replace(given, test=test, metric="option_likelihood", tokens=123_456_789)
 
 
 @pytest.mark.parametrize("page", PAGES, indirect=True)

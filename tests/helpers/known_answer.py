@@ -28,6 +28,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from raise_mdit.agents.first_weights import weights_of_regression
 from raise_mdit.agents.group_policy import (
     exp3_policy,
     join_small_groups,
@@ -310,6 +311,25 @@ def ppo(instance: Instance, *, seed: int, **settings: Any) -> PPO:
     )
 
 
+def ppo_after_influence(instance: Instance, *, seed: int, before: int, **settings: Any) -> PPO:
+    """Our PPO that begins as what the regression has learned from so many episodes."""
+    features = known_features(instance, seed=0)
+    rng = np.random.default_rng(seed)
+    learned = influence_policy(num_features=features.shape[1], num_picks=instance.picks, rng=rng)
+    play_online(instance, learned, episodes=before)
+    prior = {"ranking": {"kind": "influence", "episodes": before}}
+    config = PpoConfig.model_validate({"kind": "ppo", "prior": prior, **settings})
+    assert config.prior is not None, "given above"
+    weights = learned.gains.mean()[: features.shape[1] + 1]
+    return build_ppo(
+        known_environment(instance),
+        config,
+        steps_per_episode=instance.steps,
+        seed=seed,
+        first_weights=weights_of_regression(weights, features, strength=config.prior.strength),
+    )
+
+
 def raise_as_printed(instance: Instance, *, seed: int, **settings: Any) -> PPO:
     """RAISE's policy on an instance; one class unless said, so that every batch can be chosen."""
     config = RaiseConfig(kind="raise", **{"classes": 1, **settings})
@@ -368,6 +388,12 @@ def learned_shares(
 
 def online_share(instance: Instance, policy: OnlinePolicy, *, episodes: int) -> float:
     """Share of the optimum of a greedy episode after as many that it learned from."""
+    play_online(instance, policy, episodes=episodes)
+    return scale_of(instance).share(played_gain(instance, policy))
+
+
+def play_online(instance: Instance, policy: OnlinePolicy, *, episodes: int) -> None:
+    """Episodes that a policy learns from as they go on."""
     env = known_environment(instance)
     for seed in range(episodes):
         observation, _ = env.reset(seed=seed)
@@ -376,7 +402,6 @@ def online_share(instance: Instance, policy: OnlinePolicy, *, episodes: int) -> 
             action, _ = policy.predict(observation)
             observation, _, _, is_over, info = env.step(action)
             policy.learn(info["rows"], info["gain"])
-    return scale_of(instance).share(played_gain(instance, policy))
 
 
 class _Moves(NamedTuple):
@@ -498,6 +523,7 @@ def _print_shares(instance: Instance, *, episodes: int, seeds: Sequence[int]) ->
     makers: dict[str, Callable[..., PPO]] = {
         "ppo": ppo,
         "ppo, entropy 0.01": partial(ppo, entropy_coefficient=0.01),
+        "ppo, after 12 of influence": partial(ppo_after_influence, before=12),
         "raise": raise_as_printed,
         "raise, 2 classes": partial(raise_as_printed, classes=2),
         "raise, rates 1e-3": partial(raise_as_printed, **mild),

@@ -64,9 +64,9 @@ def test_a_fault_is_named_and_ends_with_2(
     (out / "sft.jsonl").write_text("".join([lines[1], lines[0], *lines[2:]]))
 
     assert command("verify", out) == 2
-    assert "sft.jsonl: row 0: out of order; it was row 1" in capsys.readouterr().err
+    assert "sft.jsonl: line 1: out of order; it was line 2" in capsys.readouterr().err
     assert command("replay", out) == 2
-    assert "sft.jsonl: row 1: out of order; it was row 0" in capsys.readouterr().err
+    assert "sft.jsonl: line 2: out of order; it was line 1" in capsys.readouterr().err
 
 
 def test_a_policy_without_weights_cannot_be_exported_alone(

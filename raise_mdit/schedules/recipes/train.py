@@ -103,6 +103,7 @@ def with_trl(schedule: Schedule, model: Any, tokenizer: Any, settings: dict[str,
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # it exports lazily
 
+    settings.setdefault("use_cpu", not torch.accelerator.is_available())  # SFTConfig asks for it
     if any(num_responses(messages) > 1 for messages in schedule.messages):
         raise SystemExit("some rows have several assistant turns, of which TRL would score the "
                          "last: run `transformers` instead")  # fmt: skip
