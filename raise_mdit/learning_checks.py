@@ -119,6 +119,9 @@ def _regression(prior: InfluenceConfig, where: Location) -> Iterator[Fault]:
     if prior.window is not None:
         message = "has no effect in a prior, which learns in the policy's own window; remove it"
         yield Fault((*where, "window"), message)
+    if prior.final != "greedy":
+        message = "has no effect in a prior, which fine-tunes nothing for good; remove it"
+        yield Fault((*where, "final"), message)
     if prior.hint is not None:
         yield from _repeat(prior.hint, (*where, "hint"))
 

@@ -279,6 +279,9 @@ class CandidateScoringSection(LearningSection):
     window: int | Literal["pool"] | None = None
     """Candidates offered at each step, `pool` for all; null is `environment.window`. What is rare
     and good is seldom in a small window of a large pool, and scoring more costs little."""
+    final: Literal["greedy", "sample"] = "greedy"
+    """Picks of the final fine-tuning: the highest scores, or draws as in learning. Where more of
+    the same gives less and less, draws may end better."""
 
 
 class GradientAlignmentConfig(PolicySection):
@@ -368,7 +371,7 @@ class InfluenceConfig(CandidateScoringSection):
     """Fine-tunings to learn from before the final one; with 0 it learns only as that goes on."""
     choice: Literal["thompson", "greedy"] = "thompson"
     """How it explores: weights drawn from their posterior, or their mean. The final fine-tuning
-    takes the mean wherever there were episodes before."""
+    takes the mean wherever there were episodes before, unless `final` says otherwise."""
     ridge: float = Field(1.0, gt=0)
     """Precision of the weights' prior, as a multiple of that of the noise."""
     hint: Ranked | None = None
@@ -421,8 +424,6 @@ class ScorerSection(CandidateScoringSection):
     unseen: tuple[FeatureGroup, ...] = ()
     """Groups of features that this policy is kept from using, to measure what they are worth:
     `stage`, `difficulty`, `semantic`, `kind`, `availability`."""
-    final: Literal["greedy", "sample"] = "greedy"
-    """Picks of the final fine-tuning: the highest scores, or draws as in learning."""
 
 
 class PpoConfig(ScorerSection):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +91,8 @@ class PolicyLearning:
                 return self._step_by_step(bandit, bandit, self.policy.episodes)
             case InfluenceConfig():
                 influence = self._influence(self.policy)
-                return self._step_by_step(influence, influence, self.policy.episodes)
+                learned = self._step_by_step(influence, influence, self.policy.episodes)
+                return replace(learned, deterministic=self.policy.final == "greedy")
             case CustomPolicyConfig():
                 own = own_policy(self.environments.preparation, self.policy, self.seed)
                 return self._step_by_step(own, own.online, self.policy.episodes)

@@ -246,6 +246,15 @@ def with_policy(policy: Fields, **others: Any) -> Fields:  # any section
             "has no effect in a prior, which learns in the policy's own window; remove it",
         ),
         (
+            experiment(
+                policy={
+                    "prior": {"ranking": {"kind": "influence", "episodes": 2, "final": "sample"}}
+                }
+            ),
+            "policies.0.prior.ranking.final",
+            "has no effect in a prior, which fine-tunes nothing for good; remove it",
+        ),
+        (
             with_policy({"kind": "influence", "hint": {"kind": "dsir", "repeat": 2}}),
             "policies.2.hint.repeat",
             "has no effect here: how often to repeat is learned; remove it",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from helpers.small_experiment import small_experiment
 from safetensors.torch import load_file
 
 from raise_mdit import experiment
+from raise_mdit.agents.influence import InfluencePolicy
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.decisions import read_decisions, read_features
@@ -72,6 +73,7 @@ YAML = small_experiment(
         episodes_per_update: 2
         learning_rate: 1.0e-30
         prior: {ranking: {kind: influence, episodes: 3, ridge: 0.01}, strength: 3.0}
+      - {kind: influence, name: drawn, episodes: 1, final: sample}
       - {kind: influence, name: of_pool, window: pool, hint: {kind: nearest_to_target}}
       - kind: ppo
         name: from_hint
@@ -122,13 +124,24 @@ class Blind:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[..., Path]) -> Path:
+def asked_for_the_best() -> list[bool]:
+    """Whether each pick of a regression was asked to be its best, in the order of all its arms."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def directory(
+    tmp_path_factory: pytest.TempPathFactory,
+    furnish: Callable[..., Path],
+    asked_for_the_best: list[bool],
+) -> Path:
     """A finished run of all kinds."""
     folder = furnish(tmp_path_factory.mktemp("policies"), YAML)
     (folder / "own_policies.py").write_text(OWN_POLICIES)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("RAISE_MDIT_CACHE", str(folder / "cache"))
+        patch.setattr(InfluencePolicy, "predict", listening(asked_for_the_best))
         experiment.run(config_in(folder), folder / "run", Silent())
     return folder / "run"
 
@@ -154,6 +167,17 @@ def arms(directory: Path) -> dict[str, ArmResult]:
 
 def config_in(folder: Path) -> ExperimentConfig:
     return load_experiment(folder / "small.yaml", ())
+
+
+def listening(heard: list[bool]) -> Callable[..., Any]:
+    """The regression's `predict`, which tells of each call whether it asks for the best picks."""
+    predict: Callable[..., Any] = InfluencePolicy.predict
+
+    def told(self: InfluencePolicy, *given: Any, deterministic: bool = False) -> Any:
+        heard.append(deterministic)
+        return predict(self, *given, deterministic=deterministic)
+
+    return told
 
 
 def picks_of(directory: Path, policy: str) -> list[list[str]]:
@@ -274,6 +298,21 @@ def test_policies_have_windows_of_their_own(directory: Path, config: ExperimentC
         "from_gains": 16,
         "from_target": len(Pool.read(directory / "pool.parquet")),
     }
+
+
+def test_a_regression_draws_in_the_end_where_it_is_told_to(
+    arms: dict[str, ArmResult], asked_for_the_best: list[bool]
+) -> None:
+    """One seed, in the order of the file: priors and learning episodes draw, finals differ."""
+    drawn, best = [False] * STEPS, [True] * STEPS
+    assert asked_for_the_best == [
+        *(drawn + best),  # influence, one episode
+        *(3 * drawn),  # the prior of from_gains
+        *(drawn + drawn),  # drawn, one episode
+        *best,  # of_pool, without episodes
+        *drawn,  # the prior of from_hint
+    ]
+    assert arms["drawn"].steps == STEPS
 
 
 def test_random_search_plays_its_best_episode_again(
