@@ -15,6 +15,7 @@ from raise_mdit.comparison import PolicySummary, power_sentences, summarise
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import ConfigError, RunError
 from raise_mdit.experiment_file import read_config, resolved_yaml
+from raise_mdit.folders import PREPARATION_FILE
 from raise_mdit.openings import Seal
 from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.policy_transfer import check_transfers
@@ -207,8 +208,8 @@ def _conclude(
     summaries = summarise(results)
     picks: list[Pick] = [pick for arm in arms for pick in arm.picks]
     digest = None
-    if (directory / "preparation.json").is_file():
-        digest = read_json(directory / "preparation.json")["model_digest"]
+    if (directory / PREPARATION_FILE).is_file():
+        digest = read_json(directory / PREPARATION_FILE)["model_digest"]
     write_schedule(directory, picks, recipe_of(config, digest))
     write_json(directory / "ledger.json", ledger_of(results))
     write_text(directory / "results.json", to_json(results, summaries))

@@ -17,7 +17,7 @@ from raise_mdit.core import Message
 from raise_mdit.errors import RunError, nearest
 from raise_mdit.example_texts import EXAMPLES_FILE, read_examples
 from raise_mdit.experiment_file import read_config
-from raise_mdit.folders import CONFIG_FILE, no_run_directory
+from raise_mdit.folders import CONFIG_FILE, PREPARATION_FILE, no_run_directory
 from raise_mdit.learners.adamw import decay_factor
 from raise_mdit.pool import Pool
 from raise_mdit.results import ArmResult, read_results
@@ -80,7 +80,7 @@ class FinishedArm:
         self._pool = Pool.read(directory / "pool.parquet")
         self._numbers = self._pool.rows_of([pick.id for pick in self.picks])
         self._examples = read_examples(directory / EXAMPLES_FILE)
-        self._preparation = read_json(directory / "preparation.json")
+        self._preparation = read_json(directory / PREPARATION_FILE)
         self._wording: Wording = wording_of(directory)
 
     @property

@@ -12,6 +12,8 @@ from raise_mdit.errors import nearest_entry
 
 CONFIG_FILE = "config.yaml"
 """Of a run directory."""
+PREPARATION_FILE = "preparation.json"
+"""Of a run directory whose data and model were sound."""
 SWEEP_FILE = "sweep.json"
 """In the directory of a sweep: points, their losses and the winner."""
 POLICY_DESCRIPTION_FILE = "policy.json"

@@ -40,7 +40,7 @@ from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, write_basis, write_f
 from raise_mdit.errors import RunError
 from raise_mdit.example_texts import EXAMPLES_FILE, write_examples
 from raise_mdit.experiment_file import read_config
-from raise_mdit.folders import CONFIG_FILE
+from raise_mdit.folders import CONFIG_FILE, PREPARATION_FILE
 from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.policy_source import embeddings_in_words
 from raise_mdit.preparation import Preparation
@@ -104,7 +104,8 @@ def check_place(config: ExperimentConfig, directory: Path) -> None:
 
     Args:
         config: The experiment.
-        directory: Missing, empty, or of a run of the same experiment with as many seeds or fewer.
+        directory: Missing, empty, of a run of the same experiment with as many seeds or fewer, or
+            of any run that failed before it had prepared anything.
 
     Raises:
         RunError: There is something else.
@@ -116,7 +117,8 @@ def check_place(config: ExperimentConfig, directory: Path) -> None:
     if (directory / CONFIG_FILE).exists():
         before = read_config(directory)
         resumed = config.model_copy(update={"seeds": before.seeds})
-        if resumed != before or not set(before.seeds) <= set(config.seeds):
+        goes_on = resumed == before and set(before.seeds) <= set(config.seeds)
+        if not goes_on and (directory / PREPARATION_FILE).exists():
             raise RunError(
                 f"{directory}: holds a run of another experiment file; give the same file and "
                 "--set values to resume it, or another --out"
@@ -138,7 +140,7 @@ def write_preparation(directory: Path, preparation: Preparation) -> None:
         write_text(directory / WORDING_FILE, Path(mosaic.wording).read_text("utf-8"))
     write_examples(directory / EXAMPLES_FILE, preparation.examples.values())
     write_json(
-        directory / "preparation.json",
+        directory / PREPARATION_FILE,
         {
             "notes": preparation.notes,
             "model_digest": preparation.pretrained.digest,
@@ -156,7 +158,7 @@ def write_preparation(directory: Path, preparation: Preparation) -> None:
 
 def preparation_notes(directory: Path) -> list[str]:
     """What was read, left out and made, in sentences; none where nothing was prepared."""
-    file = directory / "preparation.json"
+    file = directory / PREPARATION_FILE
     return list(read_json(file)["notes"]) if file.is_file() else []
 
 
@@ -167,7 +169,7 @@ def choosing_notes(directory: Path, arms: Sequence[ArmResult]) -> tuple[str, ...
         directory: Of a run.
         arms: Finished ones.
     """
-    file = directory / "preparation.json"
+    file = directory / PREPARATION_FILE
     if not file.is_file():
         return ()
     return cost_of_choosing(arms, Cost(**read_json(file)["full_training"]))

@@ -400,6 +400,15 @@ def test_another_experiment_does_not_resume_a_run(folder: Path, finished: Path) 
         run(folder, "run", "seeds=[5]")
 
 
+def test_a_run_that_prepared_nothing_gives_way_to_a_mended_file(folder: Path) -> None:
+    with pytest.raises(ModelError, match="longer than the context"):  # known when it is loaded
+        run(folder, "mended", "model.max_length=129")
+
+    run(folder, "mended", "seeds=[0]", "policies=[{kind: base}, {kind: random}]")
+
+    assert len(arms_of(folder / "mended")) == 2
+
+
 def test_a_folder_of_something_else_is_not_written_to(folder: Path) -> None:
     with pytest.raises(RunError, match="not empty and not a run directory"):
         experiment.run(config_of(folder), folder, Silent())
