@@ -287,10 +287,17 @@ def _override_value(text: str) -> tuple[Value, list[str]]:
 
 
 def _entry(entries: list[Value], rest: str) -> _Step:
-    """The list entry with which a path goes on, by name, kind, source or position."""
+    """The list entry with which a path goes on, by name, kind, source or position.
+
+    An entry without a name is called by its kind, before others of that kind that have names.
+    """
     known: list[str] = []
-    for key in ("name", "kind", "source"):
-        labels = [entry.get(key) if isinstance(entry, dict) else None for entry in entries]
+    sections = [entry if isinstance(entry, dict) else {} for entry in entries]
+    for key, labels in (
+        ("name", [section.get("name", section.get("kind")) for section in sections]),
+        ("kind", [section.get("kind") for section in sections]),
+        ("source", [section.get("source") for section in sections]),
+    ):
         texts = [label for label in labels if isinstance(label, str)]
         matching = [label for label in texts if f"{rest}.".startswith(f"{label}.")]
         if matching:

@@ -29,6 +29,7 @@ from raise_mdit.exported_policy import (
     write_policy,
 )
 from raise_mdit.finished_arm import FinishedArm, chosen_arm
+from raise_mdit.policy_config import PpoConfig
 from raise_mdit.runs import arm_folder, write_text
 from raise_mdit.schedule import order_digest
 from raise_mdit.schedules import bundle
@@ -110,13 +111,17 @@ def export_policy(
     arm = chosen_arm(directory, policy, seed)
     folder = arm_folder(directory, arm.policy, arm.seed)
     weights = folder / POLICY_FILE
+    config = read_config(directory)
+    (section,) = (each for each in config.policies if each.label == arm.policy)
+    if isinstance(section, PpoConfig) and section.from_run is not None:
+        raise RunError(
+            f"--policy {arm.policy}: it came trained, from {section.from_run}; export it from there"
+        )
     if not (folder / DECISIONS_FILE).is_file() or not holds_scorer(weights):
         raise RunError(
             f"--policy {arm.policy}: a policy of kind {arm.kind} has no weights that score "
             "candidates; name one that learns to, such as of kind ppo"
         )
-    config = read_config(directory)
-    (section,) = (each for each in config.policies if each.label == arm.policy)
     size = config.features.semantic_size
     description = PolicyDescription(
         label=arm.policy,

@@ -97,9 +97,13 @@ def _sentence(correlation: Interval, verdict: Verdict, metric: str) -> str:
         case "agree":
             return f"Loss and task metric: models with less loss have more {metric} ({found})."
         case "disagree":
-            surely = "" if correlation.is_below_zero else "tend to "
+            if not correlation.is_below_zero:
+                return (
+                    f"Loss and task metric may disagree: models with less loss tend to have less "
+                    f"{metric} ({found}), which so few models do not settle; look at both."
+                )
             return (
-                f"Loss and task metric disagree: models with less loss {surely}have less {metric} "
+                f"Loss and task metric disagree: models with less loss have less {metric} "
                 f"({found}). Rewards are falls of loss, so a comparison by loss does not tell "
                 "which policy is better at the task; go by the metric."
             )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import read_config
-from raise_mdit.results import ArmResult, read_results
+from raise_mdit.results import ArmResult, HeldOut, read_results
 
 COMPARABLE = ("model", "data.seed", "data.test", "data.model_selection")
 """Where runs must agree, as in the sources of held-out data: losses on other data, or in other
@@ -54,15 +54,19 @@ def gather(directories: Sequence[Path]) -> Gathered:
     if refused:
         raise RunError(_not_comparable(runs, refused))
     told = {key: found for key, found in differing.items() if not _is_below(key, OF_NO_EFFECT)}
-    if told or _names_clash(runs):
+    clashing = _clashing_names(runs)
+    if told or clashing:
         arms = [arm for run in runs for arm in _named_by_directory(run, runs)]
     else:
         arms = _pooled(runs)
     _check_same_items(arms)
-    return Gathered(
-        tuple(arms),
-        tuple(f"The runs differ in {key}: {_listed(values)}." for key, values in told.items()),
-    )
+    notes = [f"The runs differ in {key}: {_listed(values)}." for key, values in told.items()]
+    if clashing:
+        notes.append(f"The runs differ in what they call {', '.join(clashing)}.")
+    if len({arm.metric for arm in arms}) > 1:
+        arms = [_without_metric(arm) for arm in arms]
+        notes.append("Their task metrics differ, too: policies are compared by loss alone.")
+    return Gathered(tuple(arms), tuple(notes))
 
 
 def _read(directory: Path) -> _Run:
@@ -114,14 +118,12 @@ def _listed(values: tuple[object, object]) -> str:
     return " and ".join("none" if value is None else str(value) for value in values)
 
 
-def _names_clash(runs: Sequence[_Run]) -> bool:
-    """Whether two runs call different policies by one name."""
+def _clashing_names(runs: Sequence[_Run]) -> list[str]:
+    """Names that two runs give to different policies."""
     seen: dict[str, object] = {}
-    return any(
-        seen.setdefault(policy.label, policy) != policy
-        for run in runs
-        for policy in run.config.policies
-    )
+    policies = (policy for run in runs for policy in run.config.policies)
+    clashing = (each.label for each in policies if seen.setdefault(each.label, each) != each)
+    return list(dict.fromkeys(clashing))
 
 
 def _named_by_directory(run: _Run, runs: Sequence[_Run]) -> Iterator[ArmResult]:
@@ -146,6 +148,19 @@ def _pooled(runs: Sequence[_Run]) -> list[ArmResult]:
                 )
     policies = list(dict.fromkeys(policy for policy, _ in pooled))
     return sorted(pooled.values(), key=lambda arm: (policies.index(arm.policy), arm.seed))
+
+
+def _without_metric(arm: ArmResult) -> ArmResult:
+    return replace(
+        arm,
+        metric=None,
+        test=_loss_alone(arm.test),
+        model_selection=_loss_alone(arm.model_selection),
+    )
+
+
+def _loss_alone(held_out: HeldOut | None) -> HeldOut | None:
+    return None if held_out is None else replace(held_out, metric=None, item_metrics=None)
 
 
 def _check_same_items(arms: Sequence[ArmResult]) -> None:

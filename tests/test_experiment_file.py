@@ -416,6 +416,17 @@ def test_list_entries_go_by_position_or_name(path: Path, entry: str, index: int)
     assert policy.episodes == 4
 
 
+def test_an_entry_without_a_name_is_called_by_its_kind(path: Path) -> None:
+    policies = load_experiment(path, ["policies.ppo.episodes=12"]).policies
+    assert [policy.learning_episodes for policy in policies] == [0, 0, 12, 48]
+
+
+def test_a_kind_that_only_named_entries_have_does_not_say_which(path: Path) -> None:
+    path.write_text(edited(("    episodes: 8\n", "    episodes: 8\n    name: short\n")))
+    with pytest.raises(ConfigError, match="'ppo' is the kind of several entries; use the position"):
+        load_experiment(path, ["policies.ppo.episodes=12"])
+
+
 def test_list_entries_go_by_kind_and_source(path: Path) -> None:
     overrides = ["policies.random.name=luck", "data.pool.maths.rows=30"]
     config = load_experiment(path, overrides)
@@ -449,9 +460,8 @@ def test_overrides_reach_arguments_of_ones_own_class(path: Path) -> None:
     assert faults(path, [*overrides, "policies.mine.options.depth.x=3"]) == [
         "--set policies.mine.options.depth.x=3: 'policies.2.options.depth' holds no keys"
     ]
-    assert (
-        "no entry 'min', allowed: mine" in faults(path, [*overrides, "policies.min.options=1"])[0]
-    )
+    (fault,) = faults(path, [*overrides, "policies.min.options=1"])
+    assert "no entry 'min', allowed: base, random, mine, " in fault
 
 
 def test_only_arguments_of_ones_own_class_are_called_options() -> None:
@@ -491,10 +501,9 @@ OVERRIDE_FAULTS = {
     "system_prompt. Did you mean 'name'?",
     "learner.trainable.rank=2": "unknown key 'learner.trainable.rank', allowed here: kind, layers",
     "pools.mosaic.strategies.format.x=1": "'pools.mosaic.strategies.format' holds no keys",
-    "policies.rndom.name=x": "no entry 'rndom', allowed: ppo-long.v2, base, random, ppo, "
+    "policies.rndom.name=x": "no entry 'rndom', allowed: base, random, ppo, ppo-long.v2, "
     "0 to 3 by position. Did you mean 'random'?",
     "policies.4.name=x": "no entry '4', allowed: ",
-    "policies.ppo.name=x": "'ppo' is the kind of several entries; use the position",
     "name.first=x": "'name' holds no keys",
     "seeds": "should be key=value, such as seeds=[0,1]",
     "=1": "should be key=value",

@@ -66,6 +66,7 @@ def test_a_wrong_sign_that_is_not_sure_is_a_warning_too() -> None:
     assert not found.correlation.is_below_zero
     assert found.warns
     assert "models with less loss tend to have less answer_match" in found.sentence
+    assert "so few models do not settle" in found.sentence
 
 
 def test_a_right_sign_that_is_not_sure_is_said_without_a_warning() -> None:

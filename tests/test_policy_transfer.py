@@ -23,6 +23,7 @@ from raise_mdit.config import ExperimentConfig
 from raise_mdit.decisions import read_basis, read_features
 from raise_mdit.errors import ConfigError, RunError
 from raise_mdit.experiment_file import load_experiment, read_config
+from raise_mdit.export import export_policy
 from raise_mdit.features import CLUSTERED_COMPONENTS, build_features, in_basis
 from raise_mdit.ledger import Ledger
 from raise_mdit.policy_config import PpoConfig
@@ -121,6 +122,13 @@ def transfer_in(preparation: Preparation, *, features: Any = None) -> Transfer:
         features = transferred_table(preparation, policy).values
     environments = ArmEnvironments(preparation, policy, Ledger(), features=features)
     return Transfer(environments, policy, seed=0)
+
+
+def test_it_is_exported_from_where_it_was_trained(moved: tuple[Path, list[str]]) -> None:
+    with pytest.raises(
+        RunError, match=r"--policy moved: it came trained, from .*source; export it"
+    ):
+        export_policy(moved[0], policy="moved", seed=7, to=None)
 
 
 def test_it_picks_without_learning(arms: dict[tuple[str, int], ArmResult]) -> None:

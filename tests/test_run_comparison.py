@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.arm_results import arms, of_items
+from helpers.arm_results import arms, of_items, opened
 
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import RunError
@@ -109,8 +109,27 @@ def test_different_policies_of_one_name_are_told_apart(tmp_path: Path) -> None:
             "policies=[{kind: base}, {kind: random}, {kind: longest, repeat: 2}]",
         ),
     ]
-    names = [arm.policy for arm in gather(directories).arms]
-    assert names == ["longest (once)", "longest (twice)"]
+    gathered = gather(directories)
+    assert [arm.policy for arm in gathered.arms] == ["longest (once)", "longest (twice)"]
+    assert gathered.notes == ("The runs differ in what they call longest.",)
+
+
+def test_two_task_metrics_are_not_put_into_one_column(tmp_path: Path) -> None:
+    first, other = (
+        [
+            replace(arm, metric=metric, test=replace(opened(arm), metric=0.5, item_metrics=(0.5,)))
+            for arm in arms(policy, 1.0)
+        ]
+        for policy, metric in (("random", "option_likelihood"), ("ppo", "mine:score"))
+    )
+    directories = [
+        run_of(tmp_path, "a", first),
+        run_of(tmp_path, "b", other, "evaluation.task_metric=exact_match"),
+    ]
+    gathered = gather(directories)
+    assert [(arm.metric, opened(arm).metric) for arm in gathered.arms] == [(None, None)] * 2
+    assert [opened(arm).item_metrics for arm in gathered.arms] == [None] * 2
+    assert "compared by loss alone" in gathered.notes[-1]
 
 
 @pytest.mark.parametrize(

@@ -104,14 +104,14 @@ def _run_asked_for(
             )
         check_own_parts(loaded, contracts=False)
         return config, directory or new_run_directory(Path("runs"), config.name, now=datetime.now())
-    if overrides or directory is not None:
-        raise UserError(
-            f"{file} is a run directory, which goes on as it began: --set and --out have no place"
-        )
     from raise_mdit.experiment import more_seeds
     from raise_mdit.experiment_file import read_config
 
     config = read_config(file)
+    if overrides or directory is not None:
+        raise UserError(
+            f"{file} is a run directory, which goes on as it began: --set and --out have no place"
+        )
     return (config if more is None else more_seeds(config, more)), file
 
 

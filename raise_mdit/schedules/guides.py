@@ -105,8 +105,9 @@ def _interpolated(manifest: Mapping[str, Any]) -> str:
 
 
 _EMBEDDED_NOTE = (
-    "\n(a copy of SmolLM2-135M-Instruct that raise-mdit brings; other trainers need that model by "
-    "its\nfolder or hub name)"
+    "\n(a copy of HuggingFaceTB/SmolLM2-135M-Instruct that raise-mdit brings; other trainers need "
+    "that\nmodel by its folder or hub name: `--model` here, `model_name_or_path` and the like in "
+    "recipes)"
 )
 
 _TRAINED = {

@@ -65,7 +65,11 @@ class Schedule:
 def load(schedule: Schedule, name: str | None) -> tuple[Any, Any]:
     """Model and tokenizer, with what the run trained left to train and the rest frozen."""
     place = name or schedule.recipe["model"]
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except OSError as error:
+        raise SystemExit(f"{place}: no model that can be loaded here by this name; give its folder "
+                         f"or its hub name: --model NAME\n{error}") from error  # fmt: skip
     if schedule.template is not None:
         tokenizer.chat_template = schedule.template
     if tokenizer.pad_token is None:
