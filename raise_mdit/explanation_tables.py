@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from raise_mdit.explanation import ExplainedPick, Explanation, thirds
-from raise_mdit.split_table import uncut
+from raise_mdit.explanation import Explanation, thirds
+from raise_mdit.split_table import Column, SplitTable, uncut
 
 MAX_GROUPS = 8
 """Lines of one way of grouping; the rest are one line."""
@@ -19,22 +19,39 @@ THIRDS = ("first third", "second third", "last third")
 
 _NO_STEP = "\N{EN DASH}"
 _TEXT_LENGTH = 60
-_WORDS = ("of kind", "source", "text", "what scores owe to", "picks by", "")
+_WORDS = ("what scores owe to", "picks by", "")
 """Columns that hold no figures."""
 
 
-def picks_table(explanation: Explanation, *, top: int) -> Table:
+def picks_table(explanation: Explanation, *, top: int) -> SplitTable:
     """One line a pick, those that stood highest above their windows first.
 
     Args:
         explanation: Of an arm.
         top: Lines at most.
     """
-    figures = ("score", "above mean", "log p", *explanation.groups)
-    table = _table("step", "slot", "of kind", "source", *figures, "text")
-    for pick in explanation.strongest(top):
-        table.add_row(*map(Text, _cells(pick)))
-    return uncut(table)
+    picks = list(explanation.strongest(top))
+    owed = [
+        Column(group, [f"{pick.attributions[place]:+.3f}" for pick in picks])
+        for place, group in enumerate(explanation.groups)
+    ]
+    return SplitTable(
+        "step slot",
+        [f"{pick.step:>4} {pick.slot:>4}" for pick in picks],
+        groups=(
+            (
+                Column("score", [f"{pick.score:.3f}" for pick in picks]),
+                Column("above mean", [f"{pick.lift:+.3f}" for pick in picks]),
+                Column("log p", [f"{pick.log_probability:.2f}" for pick in picks]),
+            ),
+            owed,
+            (
+                Column("of kind", [pick.kind for pick in picks], "left"),
+                Column("source", [pick.source for pick in picks], "left"),
+            ),
+            (Column("text", [_shortened(pick.text) for pick in picks], "left"),),
+        ),
+    )
 
 
 def attributions_table(explanation: Explanation) -> Table:
@@ -79,19 +96,8 @@ def _share(counts: Counter[str], groups: Sequence[str]) -> str:
     return f"{sum(counts[group] for group in groups) / whole:.1%}" if whole else _NO_STEP
 
 
-def _cells(pick: ExplainedPick) -> list[str]:
-    text = pick.text
-    return [
-        str(pick.step),
-        str(pick.slot),
-        pick.kind,
-        pick.source,
-        f"{pick.score:.3f}",
-        f"{pick.lift:+.3f}",
-        f"{pick.log_probability:.2f}",
-        *(f"{part:+.3f}" for part in pick.attributions),
-        text if len(text) <= _TEXT_LENGTH else f"{text[: _TEXT_LENGTH - 1]}…",
-    ]
+def _shortened(text: str) -> str:
+    return text if len(text) <= _TEXT_LENGTH else f"{text[: _TEXT_LENGTH - 1]}…"
 
 
 def _table(*columns: str) -> Table:
