@@ -194,6 +194,7 @@ def test_a_place_that_cannot_be_run_in_is_refused_before_it_is_named(
     (minimal.parent / "run").mkdir()
     other = resolved_yaml(load_experiment(minimal, ["name=other"]))
     (minimal.parent / "run" / "config.yaml").write_text(other)
+    (minimal.parent / "run" / "preparation.json").write_text("{}")
     for place, words in (
         ("file", "file: cannot be made a run directory"),
         ("full", "full: not empty and not a run directory"),
