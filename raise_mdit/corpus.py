@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from raise_mdit.config import DataConfig, PlaygroundSource, SourceConfig
+from raise_mdit.config import DataConfig
 from raise_mdit.core import EncodedRow, Example
 from raise_mdit.encoding import ChatEncoder, SpecialTokens, TextRow, plain_row
 from raise_mdit.errors import DataError
-from raise_mdit.sources import playground
-from raise_mdit.sources.records import NUM_BAD_ROWS_SHOWN, BadRow, read_source
+from raise_mdit.sources.reading import read_rows
+from raise_mdit.sources.records import NUM_BAD_ROWS_SHOWN, BadRow
 from raise_mdit.splits import SPLITS, SplitName, SplitReport, allot
 from raise_mdit.token_cache import encode_examples
 
@@ -108,10 +108,10 @@ def read_corpus(data: DataConfig, encoder: ChatEncoder, *, max_length: int, cach
     bad_rows: list[BadRow] = []
     num_duplicates = 0
     for source in data.sources:
-        rows, bad, duplicates = _read(source, data)
-        examples[source.name] = rows
-        bad_rows += bad
-        num_duplicates += duplicates
+        rows = read_rows(source, data)
+        examples[source.name] = rows.examples
+        bad_rows += rows.bad_rows
+        num_duplicates += rows.num_duplicates
     splits = allot(examples, data)
     special_rows: list[SpecialRow] = []
     fitted = {}
@@ -135,16 +135,6 @@ class _Fitted:
     kept: tuple[EncodedExample, ...]
     num_dropped: int
     num_truncated: int
-
-
-def _read(
-    source: SourceConfig, data: DataConfig
-) -> tuple[Sequence[Example], Sequence[BadRow], int]:
-    if isinstance(source, PlaygroundSource):
-        rows = playground.generate(source.seed, source.rows_per_family, source=source.name)
-        return rows, (), 0
-    read = read_source(source, root=data.root, on_bad_row=data.on_bad_row)
-    return read.examples, read.bad_rows, read.num_duplicates
 
 
 def _without_special(

@@ -136,11 +136,7 @@ def _open_directory(config: ExperimentConfig, directory: Path) -> None:
 def more_seeds(config: ExperimentConfig, count: int) -> ExperimentConfig:
     """The same experiment with so many seeds more, counted on from the largest."""
     first = max(config.seeds) + 1
-    return _with_seeds(config, (*config.seeds, *range(first, first + count)))
-
-
-def _with_seeds(config: ExperimentConfig, seeds: tuple[int, ...]) -> ExperimentConfig:
-    return config.model_copy(update={"seeds": seeds})
+    return config.model_copy(update={"seeds": (*config.seeds, *range(first, first + count))})
 
 
 def _run_arms(

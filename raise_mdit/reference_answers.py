@@ -11,8 +11,7 @@ from raise_mdit.config import DataConfig, ExperimentConfig, PlaygroundSource, So
 from raise_mdit.core import Example
 from raise_mdit.errors import ConfigError, DataError
 from raise_mdit.results import HeldOutSplit
-from raise_mdit.sources import playground
-from raise_mdit.sources.records import read_source
+from raise_mdit.sources.reading import read_rows
 from raise_mdit.splits import SPLITS, allot
 from raise_mdit.task_metrics import AnswerMetric, load_answer_metric
 
@@ -41,7 +40,7 @@ def check_reference_answers(config: ExperimentConfig) -> None:
     sources = [each for each in data.sources if each.name in named]
     if not all(_is_here(each, data) for each in sources):
         return
-    splits = allot({each.name: _examples(each, data) for each in sources}, data)
+    splits = allot({each.name: read_rows(each, data).examples for each in sources}, data)
     for split in HELD_OUT:
         _check(getattr(splits, split), metric, split, leaves_rows_out=data.on_long_row == "drop")
 
@@ -85,9 +84,3 @@ def _is_here(source: SourceConfig, data: DataConfig) -> bool:
     if isinstance(source, PlaygroundSource):
         return True
     return source.file is not None and (data.root is not None or source.hub is None)
-
-
-def _examples(source: SourceConfig, data: DataConfig) -> Sequence[Example]:
-    if isinstance(source, PlaygroundSource):
-        return playground.generate(source.seed, source.rows_per_family, source=source.name)
-    return read_source(source, root=data.root, on_bad_row=data.on_bad_row).examples

@@ -48,9 +48,11 @@ def send_shared(config: WandbConfig, experiment: str, directory: Path) -> None:
         TimeoutError: It takes too long.
     """
     contents = shared_contents(directory, experiment)
+    api = wandb.Api(timeout=API_TIMEOUT)
     for number, content in enumerate(contents):
         labels = _stage_labels(content, experiment, name=content.stage)
-        _send_stage(config, content, made_from=contents[:number], labels=labels, within=directory)
+        before = contents[:number]
+        _send_stage(api, config, content, made_from=before, labels=labels, within=directory)
 
 
 def send_arm_files(run: wandb.Run, folder: Path, *, experiment: str) -> None:
@@ -84,16 +86,19 @@ def send_schedule(config: WandbConfig, experiment: str, folder: Path) -> None:
         wandb.Error: The service does not take it.
         TimeoutError: It takes too long.
     """
-    policy_first = arm_contents(folder, experiment)
-    before = (*shared_contents(folder.parents[1], experiment), *policy_first[:1])
-    for schedule in policy_first[1:]:
-        labels = _stage_labels(schedule, experiment, name=f"schedule {arm_name(folder)}")
-        _send_stage(config, schedule, made_from=before, labels=labels, within=folder.parents[1])
+    directory, contents = folder.parents[1], arm_contents(folder, experiment)
+    if len(contents) < 2:  # without a policy the arm's run gives the schedule
+        return
+    policy, schedule = contents
+    before = (*shared_contents(directory, experiment), policy)
+    name = f"schedule {arm_name(read_result(folder))}"
+    labels = _stage_labels(schedule, experiment, name=name)
+    api = wandb.Api(timeout=API_TIMEOUT)
+    _send_stage(api, config, schedule, made_from=before, labels=labels, within=directory)
 
 
-def arm_name(folder: Path) -> str:
+def arm_name(result: ArmResult) -> str:
     """How the run of a finished arm is called."""
-    result = read_result(folder)
     return f"{result.policy}/s{result.seed}"
 
 
@@ -148,6 +153,7 @@ def _stage_labels(content: Content, experiment: str, *, name: str) -> RunLabels:
 
 
 def _send_stage(
+    api: wandb.Api,
     config: WandbConfig,
     content: Content,
     *,
@@ -156,7 +162,6 @@ def _send_stage(
     within: Path,
 ) -> None:
     """Send a content by a run of its own, unless the service has it."""
-    api = wandb.Api(timeout=API_TIMEOUT)
     if artifacts.has_arrived(api, project_path(api, config), content):
         return
     run_id = f"{content.stage}-{content_hash([content.path])[:16]}"

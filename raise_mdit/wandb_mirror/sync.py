@@ -156,11 +156,12 @@ def _rows_are_seen(arrival: Arrival, arm: TrackedArm) -> bool:
 
 def _send_files(arm: TrackedArm, arrival: Arrival, mirror: WandbConfig) -> None:
     """Go on with a run that the service has, and add its files and what comes of them."""
+    result = read_result(arm.folder)
     labels = RunLabels(
-        name=arm_name(arm.folder),
+        name=arm_name(result),
         group=arrival.experiment,
         job_type="arm",
-        tags=[read_result(arm.folder).kind],
+        tags=[result.kind],
         config={},
     )
     run = open_run(
