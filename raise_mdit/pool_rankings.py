@@ -63,10 +63,7 @@ def rank_pool(
         progress: Told of long work.
     """
     if isinstance(policy, LessConfig):
-        key = policy.model_dump_json(exclude={"name", "repeat"})
-        if key not in preparation.less_rankings:
-            preparation.less_rankings[key] = _less(preparation, policy, progress)
-        return preparation.less_rankings[key]
+        return _less(preparation, policy, progress)
     facts = _Facts(preparation)
     match policy:
         case NearestToTargetConfig() | DsirConfig():
@@ -176,7 +173,7 @@ class _Facts:
 
 
 def _less(preparation: Preparation, policy: LessConfig, progress: Progress) -> Ranking:
-    """By gradients of the learner, which it is left as it was; one for all seeds."""
+    """By gradients of the learner, which is left as it was; one for all seeds."""
     config, training = preparation.config, preparation.training
     rng = purpose_rng(config, "less")
     offered = training.offered(training.generation(episode=0, step=0))
@@ -194,6 +191,8 @@ def _less(preparation: Preparation, policy: LessConfig, progress: Progress) -> R
         checkpoints=policy.checkpoints,
         dimensions=policy.dimensions,
         seed=config.data.seed,
+        identity=_identity(preparation),
+        cache=preparation.cache,
         advance=progress.advance,
     )
     progress.finish()
@@ -204,3 +203,10 @@ def _less(preparation: Preparation, policy: LessConfig, progress: Progress) -> R
         tasks_Q=preparation.reward_tasks,
     )
     return Ranking(ranks, features.cost)
+
+
+def _identity(preparation: Preparation) -> str:
+    """All that the learner depends on before it is trained."""
+    config, pretrained = preparation.config, preparation.pretrained
+    arithmetic = f"{preparation.precision} {pretrained.model.device.type}"
+    return f"{pretrained.digest} {arithmetic} {config.learner.model_dump_json()} {config.data.seed}"

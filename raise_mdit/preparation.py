@@ -91,10 +91,10 @@ class Preparation:
     """What hyper-parameters are chosen on, where there is such data."""
     rehearsal: Rehearsal
     synthesis_cost: Cost
+    cache: Path
+    """Folder of what is kept between runs."""
     notes: tuple[str, ...]
     """What was read, left out and made, in sentences."""
-    less_rankings: dict[str, Ranking] = field(default_factory=dict)
-    """Those by gradients, which are dear and the same for all seeds, by their settings."""
     transfer_costs: Mapping[tuple[str, int], Cost] = field(default_factory=dict)
     """Of comparing each policy that another run has trained with what training gains here, by
     label and seed."""
@@ -240,6 +240,7 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
         model_selection=held_out("model_selection") if config.data.model_selection else None,
         rehearsal=rehearsal,
         synthesis_cost=built.synthesis_cost,
+        cache=cache,
         notes=(
             *corpus.notes,
             *candidates.notes,

@@ -4,7 +4,9 @@ LESS rates a candidate by the inner product, over checkpoints of a short trainin
 it with the gradient of a target. Adam divides each entry of a gradient by a root that has that
 entry in it, so its step is no linear function of the gradient: the products of factors that
 :mod:`raise_mdit.learners.alignment` takes instead of gradients do not give it. Each row's gradient
-is therefore formed, one row at a time, and projected at once.
+is therefore formed, one row at a time, and projected at once. Blocks of rows that are done are kept
+by content: a run that was stopped goes on where it was, and other targets find a pool's gradients
+made.
 
 Shapes: ``R`` rows, ``N`` candidates, ``Q`` targets, ``C`` checkpoints, ``D`` dimensions of the
 projection, ``P`` entries of one trained parameter.
@@ -14,7 +16,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +31,18 @@ from raise_mdit.errors import ModelError
 from raise_mdit.learners import losses
 from raise_mdit.learners.batches import collate, length_sorted_batches
 from raise_mdit.learners.causal_lm import CausalLmLearner
+from raise_mdit.learners.measurement_file import (
+    MeasurementFile,
+    measurement_key,
+    parts_of_row,
+)
 from raise_mdit.learners.trunk_cache import FILL_TOKENS, final_states
+
+BLOCK_ROWS = 256
+"""Rows whose features are kept in one file: a megabyte, and on a core a minute or two of work."""
+
+GRADIENTS_VERSION = "1"
+"""Raised when the meaning of a kept feature changes."""
 
 
 class LessFeatures(NamedTuple):
@@ -61,6 +76,8 @@ def less_features(
     checkpoints: int,
     dimensions: int,
     seed: int,
+    identity: str,
+    cache: Path,
     advance: Callable[[int], None],
 ) -> LessFeatures:
     """Features at checkpoints of a short training; the learner is then as it was before.
@@ -73,6 +90,8 @@ def less_features(
         checkpoints: C, at most the number of steps.
         dimensions: D.
         seed: Of the projection, which is the same for candidates and targets at all checkpoints.
+        identity: Of the learner and its present state, in words: what is kept is found by it.
+        cache: Folder of what was kept.
         advance: Called with the number of gradients done, ``C * (N + Q)`` in all.
 
     Raises:
@@ -82,24 +101,87 @@ def less_features(
     candidates_CND = np.empty((checkpoints, len(candidates), dimensions), np.float32)
     targets_CQD = np.empty((checkpoints, len(targets), dimensions), np.float32)
     learning_rates_C = np.empty(checkpoints)
-    cost = Cost()
-
-    def features(rows: Sequence[EncodedRow], *, adam: bool) -> tuple[NDArray[np.float32], Cost]:
-        return gradient_features(
-            learner, rows, dimensions=dimensions, seed=seed, adam=adam, advance=advance
-        )
-
+    trained = [row for batch in warmup_batches for row in batch]
+    cost = _frozen_layers(learner, [*candidates, *targets, *trained])
+    kept = _KeptFeatures(
+        learner,
+        dimensions,
+        seed,
+        f"{identity} {[len(batch) for batch in warmup_batches]} of {checkpoints}",
+        trained,
+        cache,
+    )
     start = learner.snapshot()
     try:
         reached = warm_up(learner, warmup_batches, checkpoints=checkpoints)
         for index, checkpoint in enumerate(reached):
             learning_rates_C[index] = checkpoint.learning_rate
-            candidates_CND[index], for_candidates = features(candidates, adam=True)
-            targets_CQD[index], for_targets = features(targets, adam=False)
+            candidates_CND[index], for_candidates = kept.features(
+                candidates, checkpoint=index, adam=True, advance=advance
+            )
+            targets_CQD[index], for_targets = kept.features(
+                targets, checkpoint=index, adam=False, advance=advance
+            )
             cost = cost.plus(checkpoint.cost).plus(for_candidates).plus(for_targets)
     finally:
         learner.restore(start)
     return LessFeatures(candidates_CND, targets_CQD, learning_rates_C, cost)
+
+
+@dataclass(frozen=True, slots=True)
+class _KeptFeatures:
+    """Features of rows at a checkpoint, made once."""
+
+    learner: CausalLmLearner
+    dimensions: int
+    seed: int
+    history: str
+    """Of the short training, and what it began from."""
+    trained: Sequence[EncodedRow]
+    """In the order in which it trained on them."""
+    cache: Path
+
+    def features(
+        self,
+        rows: Sequence[EncodedRow],
+        *,
+        checkpoint: int,
+        adam: bool,
+        advance: Callable[[int], None],
+    ) -> tuple[NDArray[np.float32], Cost]:
+        """[R, D], and what that cost; see :func:`gradient_features`."""
+        features_RD = np.empty((len(rows), self.dimensions), np.float32)
+        cost = Cost()
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = rows[start : start + BLOCK_ROWS]
+            file = MeasurementFile(self.cache, self._key(block, checkpoint, adam=adam))
+            found = file.read()
+            if found is None:
+                made, spent = gradient_features(
+                    self.learner,
+                    block,
+                    dimensions=self.dimensions,
+                    seed=self.seed,
+                    adam=adam,
+                    advance=advance,
+                )
+                file.write({"features": made}, spent)
+            else:
+                made, spent = found.arrays["features"], found.cost
+                advance(len(block))
+            features_RD[start : start + len(block)] = made
+            cost = cost.plus(spent)
+        return features_RD, cost
+
+    def _key(self, rows: Sequence[EncodedRow], checkpoint: int, *, adam: bool) -> str:
+        settings = f"{checkpoint} {adam} {self.dimensions} {self.seed} {len(rows)}"
+        parts = (part for row in (*self.trained, *rows) for part in parts_of_row(row))
+        return measurement_key(f"less {GRADIENTS_VERSION} {self.history} {settings}", parts)
+
+
+def _frozen_layers(learner: CausalLmLearner, rows: Sequence[EncodedRow]) -> Cost:
+    """What the account owes for the frozen layers of rows, whether anything is kept or not."""
+    return Cost() if learner.trunk_cache is None else learner.trunk_cache.charge(rows)
 
 
 def warm_up(

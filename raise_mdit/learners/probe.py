@@ -9,7 +9,6 @@ Shapes: ``N`` rows, ``B`` rows of a batch, ``T`` tokens, ``H`` hidden size.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 from transformers import PreTrainedModel
 
 from raise_mdit.core import Cost, EncodedRow
@@ -30,8 +27,8 @@ from raise_mdit.learners.causal_lm import EVALUATION_TOKENS
 from raise_mdit.learners.flops import flops_model
 from raise_mdit.learners.forward import LayeredForward, Precision
 from raise_mdit.learners.losses import row_sums, score
+from raise_mdit.learners.measurement_file import MeasurementFile, measurement_key
 from raise_mdit.learners.pretrained import Tokenizer
-from raise_mdit.runs import write_bytes
 
 DIFFICULTY = ("conditional_log_prob", "response_log_prob")
 """RAISE's log P(response given prompt) and log P(response), means over the response's tokens."""
@@ -109,14 +106,13 @@ def read(
         cache: Folder of cached results.
         advance: Called with the number of rows done.
     """
-    file = cache / "measurements" / f"{_key(rows, digest, precision)}.safetensors"
-    found = _cached(file)
+    file = MeasurementFile(cache, _key(rows, digest, precision))
+    found = file.read()
     if found is not None:
         advance(len(rows))
-        return found
+        return Reading(**found.arrays, cost=found.cost)
     reading = _Probe(model, precision).read(rows, advance)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, save({**reading._asdict(), "cost": np.array(reading.cost, np.float64)}))
+    file.write({"log_probs": reading.log_probs, "embeddings": reading.embeddings}, reading.cost)
     return reading
 
 
@@ -198,19 +194,5 @@ def _without_prompt(row: EncodedRow, start_token: int) -> EncodedRow:
 
 
 def _key(rows: Sequence[EncodedRow], digest: str, precision: str) -> str:
-    state = hashlib.sha256(f"{PROBE_VERSION} {digest} {precision}".encode())
-    for row in rows:
-        for part in (row.ids, row.scored):
-            state.update(len(part).to_bytes(8, "big"))
-            state.update(part.tobytes())
-    return state.hexdigest()[:32]
-
-
-def _cached(file: Path) -> Reading | None:
-    """The cached result; a damaged file counts as none and is written again."""
-    try:
-        arrays = load_file(file)
-    except (FileNotFoundError, SafetensorError):
-        return None
-    tokens, padded, flops, seconds = arrays.pop("cost").tolist()
-    return Reading(**arrays, cost=Cost(int(tokens), int(padded), flops, seconds))
+    parts = (part for row in rows for part in (row.ids, row.scored))
+    return measurement_key(f"{PROBE_VERSION} {digest} {precision}", parts)

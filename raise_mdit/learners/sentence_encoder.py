@@ -22,8 +22,6 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
@@ -35,6 +33,7 @@ from raise_mdit.encoding import TextRow, plain_row
 from raise_mdit.errors import ModelError, nearest_entry
 from raise_mdit.learners.batches import collate, length_sorted_batches
 from raise_mdit.learners.causal_lm import EVALUATION_TOKENS
+from raise_mdit.learners.measurement_file import MeasurementFile
 from raise_mdit.learners.pretrained import (
     READ_FAULTS,
     Device,
@@ -43,7 +42,6 @@ from raise_mdit.learners.pretrained import (
     model_digest,
     place_of,
 )
-from raise_mdit.runs import write_bytes
 
 KEY = "features.sentence_encoder"
 
@@ -89,15 +87,14 @@ def encode_sentences(
     place = place_of(device)
     encoder, tokenizer = _load(name)
     rows = _tokenised(name, tokenizer, texts, min(max_length, _num_positions(encoder, tokenizer)))
-    file = cache / "measurements" / f"{_key(encoder, place, rows)}.safetensors"
-    found = _cached(file)
+    file = MeasurementFile(cache, _key(encoder, place, rows))
+    found = file.read()
     if found is not None:
         advance(len(texts))
-        return found
+        return Embedded(found.arrays["embeddings"], found.cost)
     _check_states(name, encoder)
     embedded = _Reader(encoder.to(place), place).read(rows, advance)  # type: ignore[arg-type]  # the wrapper around it hides its type
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, save({**embedded._asdict(), "cost": np.array(embedded.cost, np.float64)}))
+    file.write({"embeddings": embedded.embeddings}, embedded.cost)
     return embedded
 
 
@@ -264,13 +261,3 @@ def _key(encoder: PreTrainedModel, device: torch.device, rows: Sequence[EncodedR
     versions = [POOLING, transformers.__version__]  # the digest has torch's
     model = [model_digest(encoder), device.type]
     return content_hash([versions, model, [row.ids.tolist() for row in rows]])
-
-
-def _cached(file: Path) -> Embedded | None:
-    """The cached result; a damaged file counts as none and is written again."""
-    try:
-        arrays = load_file(file)
-    except (FileNotFoundError, SafetensorError):
-        return None
-    tokens, padded, flops, seconds = arrays["cost"].tolist()
-    return Embedded(arrays["embeddings"], Cost(int(tokens), int(padded), flops, seconds))

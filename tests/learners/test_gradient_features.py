@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from raise_mdit.config import FullConfig, LearnerConfig, LoraConfig, TopLayersConfig
-from raise_mdit.core import EncodedRow
+from raise_mdit.core import Cost, EncodedRow
 from raise_mdit.encoding import mixed_row
 from raise_mdit.errors import ModelError
+from raise_mdit.learners import gradient_features as measuring
 from raise_mdit.learners import losses
 from raise_mdit.learners.causal_lm import CausalLmLearner, build_learner
 from raise_mdit.learners.gradient_features import (
@@ -136,24 +139,29 @@ def assert_near(found: NDArray[Any], expected: NDArray[Any], rtol: float) -> Non
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
-def less(
-    learner: CausalLmLearner,
-    rows: Sequence[EncodedRow],
-    batches: Sequence[Sequence[EncodedRow]],
-    *,
-    checkpoints: int = 2,
-    advance: Callable[[int], None] = lambda _done: None,
-) -> LessFeatures:
-    return less_features(
-        learner,
-        rows[:2],
-        rows[2:],
-        warmup_batches=batches,
-        checkpoints=checkpoints,
-        dimensions=16,
-        seed=0,
-        advance=advance,
-    )
+@pytest.fixture
+def less(tmp_path: Path) -> Make:
+    """Measures two candidates and what is left of the rows as targets, and keeps it."""
+
+    def measured(
+        learner: CausalLmLearner,
+        rows: Sequence[EncodedRow],
+        batches: Sequence[Sequence[EncodedRow]],
+        **options: Any,
+    ) -> LessFeatures:
+        settings: dict[str, Any] = {
+            "checkpoints": 2,
+            "dimensions": 16,
+            "seed": 0,
+            "identity": "the learner",
+            "cache": tmp_path,
+            "advance": lambda _done: None,
+        }
+        return less_features(
+            learner, rows[:2], rows[2:], warmup_batches=batches, **{**settings, **options}
+        )
+
+    return measured
 
 
 @pytest.mark.parametrize("trainable", TRAINABLE)
@@ -330,14 +338,18 @@ def test_learning_rates_are_means_between_checkpoints(
 
 @pytest.mark.parametrize("checkpoints", [0, 6])
 def test_more_checkpoints_than_steps_and_none_are_refused(
-    checkpoints: int, make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]]
+    checkpoints: int,
+    make: Make,
+    rows: list[EncodedRow],
+    batches: list[Sequence[EncodedRow]],
+    less: Make,
 ) -> None:
     with pytest.raises(ValueError, match=f"1 to 5, the number of steps; got {checkpoints}"):
         less(make(), rows, batches, checkpoints=checkpoints)
 
 
 def test_less_measures_at_each_checkpoint_of_the_training(
-    make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]]
+    make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]], less: Make
 ) -> None:
     found = less(make(LORA), rows, batches)
 
@@ -355,7 +367,7 @@ def test_less_measures_at_each_checkpoint_of_the_training(
 
 
 def test_less_leaves_the_learner_as_it_was(
-    make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]]
+    make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]], less: Make
 ) -> None:
     never, asked = make(LORA), make(LORA)
     for learner in (never, asked):
@@ -369,7 +381,7 @@ def test_less_leaves_the_learner_as_it_was(
 
 
 def test_less_restores_the_learner_where_it_fails(
-    make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]]
+    make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]], less: Make
 ) -> None:
     learner = make()
     before = [parameter.detach().clone() for parameter in learner.part.parameters]
@@ -386,7 +398,7 @@ def test_less_restores_the_learner_where_it_fails(
 
 
 def test_less_costs_its_training_and_its_gradients(
-    make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]]
+    make: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]], less: Make
 ) -> None:
     advanced: list[int] = []
 
@@ -398,3 +410,115 @@ def test_less_costs_its_training_and_its_gradients(
     assert cost.tokens == sum(one.tokens for one in expected)
     assert cost.flops == pytest.approx(sum(one.flops for one in expected))
     assert sum(advanced) == 2 * len(rows)
+
+
+def test_what_was_measured_is_not_measured_again(
+    make: Make,
+    less: Make,
+    rows: list[EncodedRow],
+    batches: list[Sequence[EncodedRow]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = less(make(), rows, batches)
+    advanced: list[int] = []
+    monkeypatch.setattr(measuring, "gradient_features", refused)
+
+    again = less(make(), rows, batches, advance=advanced.append)
+
+    for found, expected in zip(again[:3], first[:3], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert sum(advanced) == 2 * len(rows)
+
+
+def test_a_measurement_that_was_stopped_goes_on_where_it_was(
+    make: Make,
+    less: Make,
+    rows: list[EncodedRow],
+    batches: list[Sequence[EncodedRow]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(measuring, "BLOCK_ROWS", 1)
+    whole = less(make(), rows, batches, cache=tmp_path / "whole")
+    measured: list[int] = []
+
+    def stop(done: int) -> None:
+        measured.append(done)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        less(make(), rows, batches, advance=stop)
+    kept = [file.stem for file in (tmp_path / "measurements").iterdir()]
+    resumed = less(make(), rows, batches)
+
+    assert len(kept) == 2  # the third was stopped before it was written
+    for found, expected in zip(resumed[:3], whole[:3], strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("other", ["warmup", "label", "identity", "seed", "dimensions"])
+def test_what_features_depend_on_is_part_of_how_they_are_found(
+    make: Make,
+    less: Make,
+    rows: list[EncodedRow],
+    batches: list[Sequence[EncodedRow]],
+    other: str,
+    tmp_path: Path,
+) -> None:
+    less(make(), rows, batches)
+    changed: dict[str, Any] = {}
+    match other:
+        case "warmup":
+            batches = batches[::-1]
+        case "label":
+            rows = [replace(row, targets=row.targets[::-1].copy()) for row in rows]
+        case "identity":
+            changed = {"identity": "another learner"}
+        case "seed":
+            changed = {"seed": 1}
+        case "dimensions":
+            changed = {"dimensions": 8}
+    before = set((tmp_path / "measurements").iterdir())
+
+    found = less(make(), rows, batches, **changed)
+
+    fresh = less(make(), rows, batches, **changed, cache=tmp_path / "fresh")
+    np.testing.assert_array_equal(found.candidates_CND, fresh.candidates_CND)
+    assert len(set((tmp_path / "measurements").iterdir()) - before) == 4  # two checkpoints
+
+
+def test_a_kept_measurement_costs_what_making_it_costs(
+    make: Make, less: Make, rows: list[EncodedRow], batches: list[Sequence[EncodedRow]]
+) -> None:
+    """Rows are paid for then, however they came, so training on one afterwards owes nothing."""
+    costs = []
+    for _ in range(2):
+        learner = make()
+        spent = less(learner, rows, batches).cost
+        costs.append((spent.tokens, spent.padded_tokens, spent.flops))
+        assert learner.trunk_cache.charge(rows) == Cost()
+
+    assert costs[0] == costs[1]
+    frozen = make().trunk_cache.charge([*rows, *(row for batch in batches for row in batch)])
+    assert 0 < frozen.flops < costs[0][2]
+
+
+def test_a_damaged_measurement_is_made_anew(
+    make: Make,
+    less: Make,
+    rows: list[EncodedRow],
+    batches: list[Sequence[EncodedRow]],
+    tmp_path: Path,
+) -> None:
+    first = less(make(), rows, batches)
+    for file in (tmp_path / "measurements").iterdir():
+        file.write_bytes(file.read_bytes()[:-5])
+
+    again = less(make(), rows, batches)
+
+    np.testing.assert_array_equal(again.candidates_CND, first.candidates_CND)
+
+
+def refused(*_args: object, **_options: object) -> None:
+    raise AssertionError("measured again")
