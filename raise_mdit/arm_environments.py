@@ -63,6 +63,11 @@ class ArmEnvironments:
         return None if self.prior is None else self.pool.features.shape[1] - 1
 
     @property
+    def num_columns(self) -> int:
+        """What the environment shows of a candidate: the pool's own, a ranking, a signal."""
+        return int(self.pool.features.shape[1]) + self.has_signal
+
+    @property
     def window(self) -> int | None:
         """Candidates offered to the policy; None offers the pool."""
         window = self.preparation.config.environment.window
@@ -110,13 +115,18 @@ class ArmEnvironments:
         )
 
     def alone(
-        self, *, control: NDArray[np.float32] | None = None, first_episode: int = 0
+        self,
+        *,
+        control: NDArray[np.float32] | None = None,
+        first_episode: int = 0,
+        reward_every: int | None = None,
     ) -> InstructionSelectionEnv:
         """Where the policy learns from one fine-tuning after another.
 
         Args:
             control: See :meth:`random_gains`.
             first_episode: Number of the first, by which candidates are renewed.
+            reward_every: Steps between two measurements; None has those of the experiment.
         """
         learner = self.preparation.tuning.policy_learner
         return self._environment(
@@ -126,6 +136,7 @@ class ArmEnvironments:
             control=control,
             signal=self._signal(learner),
             first_episode=first_episode,
+            reward_every=reward_every,
         )
 
     def random_gains(
@@ -204,6 +215,7 @@ class ArmEnvironments:
         control: NDArray[np.float32] | None = None,
         signal: Signal | None = None,
         first_episode: int = 0,
+        reward_every: int | None = None,
     ) -> InstructionSelectionEnv:
         tuning, config = self.preparation.tuning, self.preparation.config
         learner.restore(tuning.base if learner is tuning.learner else tuning.policy_base)
@@ -218,7 +230,7 @@ class ArmEnvironments:
             ledger=self.ledger,
             training_purpose=training,
             evaluation_purpose=evaluation,
-            reward_every=self._reward_every(budget),
+            reward_every=reward_every or self._reward_every(budget),
             control=control,
             signal=signal,
             first_episode=first_episode,
@@ -248,6 +260,7 @@ def play(
     seed: int,
     *,
     online: OnlinePolicy | None = None,
+    deterministic: bool = False,
 ) -> Played:
     """One episode under a policy.
 
@@ -256,13 +269,14 @@ def play(
         policy: Whose draws, if any, are made.
         seed: Of the windows.
         online: Told what each step gave.
+        deterministic: Whether it takes its best picks, and draws none.
     """
     observation, _ = env.reset(seed=seed)
     gains: list[float] = []
     batches: list[NDArray[np.int64]] = []
     done = False
     while not done:
-        action, _ = policy.predict(observation)
+        action, _ = policy.predict(observation, deterministic=deterministic)
         observation, _, terminated, truncated, info = env.step(action)
         gains.append(info["gain"])
         batches.append(info["rows"])

@@ -201,11 +201,12 @@ class _Running:
 
     def fine_tune(self, learned: Learned) -> _Final:
         """Train the base model under the policy to the budget."""
-        env = self.environments.final()
+        environments = learned.environments or self.environments
+        env = environments.final()
         observation, info = env.reset(seed=self._stream("final"))
-        final = _Final([info["validation_loss"]], decisions=self._decision_log())
+        final = _Final([info["validation_loss"]], decisions=self._decision_log(environments))
         final.flops.append(self._flops_so_far())
-        self.progress.start(self._stage("fine-tuning"), self.environments.final_budget.steps)
+        self.progress.start(self._stage("fine-tuning"), environments.final_budget.steps)
         done = False
         while not done:
             self._check_unused_are_left(final)
@@ -305,12 +306,12 @@ class _Running:
     def _stream(self, purpose: str) -> int:
         return stream(self.policy.label, self.seed, purpose)
 
-    def _decision_log(self) -> DecisionLog | None:
+    def _decision_log(self, environments: ArmEnvironments) -> DecisionLog | None:
         """For a policy whose scores can be explained afterwards, by the columns of the run."""
-        if not isinstance(self.policy, ScorerSection) or self.environments.features is not None:
+        if not isinstance(self.policy, ScorerSection) or environments.features is not None:
             return None
-        names = [] if self.environments.prior is None else ["prior"]
-        if self.environments.has_signal:
+        names = [] if environments.prior is None else ["prior"]
+        if environments.has_signal:
             names.append("gradient")
         num_features = self.preparation.training.features.shape[1]
         return DecisionLog(num_features=num_features, extra_names=tuple(names))

@@ -10,7 +10,7 @@ of columns.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ from raise_mdit.errors import RunError, nearest
 from raise_mdit.experiment_file import read_config
 from raise_mdit.policy_config import (
     BanditSection,
+    BestOfConfig,
     CustomPolicyConfig,
     InfluenceConfig,
     PolicyConfig,
@@ -166,7 +167,7 @@ def explain(
         picks=tuple(picks),
         attributions=attributions,
         counts=_counts(taken),
-        notes=arms.notes,
+        notes=(*_replayed(config, result), *arms.notes),
     )
 
 
@@ -227,6 +228,17 @@ class _Arms:
         return seeds[seed]
 
 
+def _replayed(config: ExperimentConfig, result: ArmResult) -> Iterator[str]:
+    """That an arm played an episode again, where it did."""
+    for policy in config.policies:
+        replays = isinstance(policy, ScorerSection) and policy.final == "best"
+        if policy.label == result.policy and replays:
+            yield (
+                f"{policy.label} played its best episode again (`final: best`): scores are those "
+                "of the policy that was kept, for picks that another one, or a ranking, made."
+            )
+
+
 def _why_without_decisions(policy: PolicyConfig) -> str:
     """Why an arm left nothing by which its scores could be computed again."""
     match policy:
@@ -246,6 +258,8 @@ def _why_without_decisions(policy: PolicyConfig) -> str:
             )
         case RandomSearchConfig():
             return "they repeat the best of several random schedules and score no candidate"
+        case BestOfConfig():
+            return "they follow the best of several rankings, which were made beforehand"
         case CustomPolicyConfig():
             return "what a policy of your own scores by is known to its class alone"
         case PpoConfig(from_run=str()):

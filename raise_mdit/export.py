@@ -30,6 +30,7 @@ from raise_mdit.exported_policy import (
 )
 from raise_mdit.finished_arm import FinishedArm, chosen_arm
 from raise_mdit.policy_config import PpoConfig
+from raise_mdit.policy_source import prior_of_arm
 from raise_mdit.runs import arm_folder, write_text
 from raise_mdit.schedule import order_digest
 from raise_mdit.schedules import bundle
@@ -122,6 +123,8 @@ def export_policy(
             f"--policy {arm.policy}: a policy of kind {arm.kind} has no weights that score "
             "candidates; name one that learns to, such as of kind ppo"
         )
+    if isinstance(section, PpoConfig):
+        section = section.model_copy(update={"prior": prior_of_arm(section, arm)})
     size = config.features.semantic_size
     description = PolicyDescription(
         label=arm.policy,

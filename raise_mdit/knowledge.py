@@ -21,7 +21,8 @@ from raise_mdit.learners.pretrained import Pretrained
 from raise_mdit.learners.probe import Reading, measure, read, start_token, without_prompts
 from raise_mdit.learners.sentence_encoder import encode_sentences
 from raise_mdit.learners.static_features import static_features
-from raise_mdit.policy_config import Pass, PolicyConfig, RandomSection
+from raise_mdit.policy_config import PolicyConfig, RandomSection
+from raise_mdit.policy_section import Pass
 from raise_mdit.policy_source import check_embeddings, embeddings_in_words
 from raise_mdit.progress import Progress
 from raise_mdit.synthesis import made_by_embeddings

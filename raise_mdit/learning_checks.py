@@ -13,18 +13,21 @@ from raise_mdit.config import ExperimentConfig, FullConfig, LearnerConfig, LoraC
 from raise_mdit.config_section import Section
 from raise_mdit.errors import nearest_entry
 from raise_mdit.policy_config import (
+    BestOfConfig,
     InfluenceConfig,
-    LessConfig,
     PpoConfig,
+    PriorConfig,
     RaiseConfig,
     RandomSearchConfig,
-    RankedSection,
     ScorerSection,
 )
+from raise_mdit.ranking_config import InTurnConfig, LessConfig, RankedSection
 from raise_mdit.yaml_document import Fault, Location
 
 SOURCE_FILES = ("config.yaml", "policy.json")
 """One of them is in a folder that a trained policy comes from: a run directory, or its export."""
+LEARNED_REPEATS = "how often to repeat is learned"
+"""Why a ranking that a policy begins as, or is shown, cannot say it."""
 SAID_OF_TRAINED = frozenset({"kind", "name", "from_run", "from_policy", "window", "final"})
 """Fields that say something of a policy that comes trained."""
 
@@ -63,7 +66,7 @@ def _scorers(config: ExperimentConfig) -> Iterator[Fault]:
             yield from _episodes(policy, where)
             yield from _parallel(policy, where, config)
         if isinstance(policy, InfluenceConfig) and policy.hint is not None:
-            yield from _repeat(policy.hint, (*where, "hint"))
+            yield from _repeat(policy.hint, (*where, "hint"), LEARNED_REPEATS)
         if isinstance(policy, PpoConfig):
             yield from _no_source(policy, where)
             yield from _minibatches(policy, where, config.environment.budget.steps)
@@ -82,6 +85,9 @@ def _transfer(policy: PpoConfig, directory: str, where: Location) -> Iterator[Fa
         if key not in SAID_OF_TRAINED and getattr(policy, key) != field.default:
             message = "has no effect: with `from` the policy comes trained; remove it"
             yield Fault((*where, key), message)
+    if policy.final == "best":
+        message = "has no episodes to play again: with `from` the policy comes trained; write"
+        yield Fault((*where, "final"), f"{message} `greedy` or `sample`")
 
 
 def _no_source(policy: PpoConfig, where: Location) -> Iterator[Fault]:
@@ -99,15 +105,17 @@ def _prior(policy: PpoConfig, where: Location) -> Iterator[Fault]:
     ranking = (*where, "prior", "ranking")
     if policy.regression is not None:
         yield from _regression(policy.regression, ranking)
+    elif policy.trials is not None:
+        for number, each in enumerate(policy.trials.rankings):
+            yield from _repeat(each, (*ranking, "rankings", number), LEARNED_REPEATS)
     elif policy.ranking is not None:
-        yield from _repeat(policy.ranking, ranking)
+        yield from _repeat(policy.ranking, ranking, LEARNED_REPEATS)
 
 
-def _repeat(ranking: RankedSection, where: Location) -> Iterator[Fault]:
-    """Of a ranking that a policy begins as, or has for a hint."""
+def _repeat(ranking: RankedSection, where: Location, reason: str) -> Iterator[Fault]:
+    """Of a ranking that is no policy by itself."""
     if ranking.repeat > 1:
-        message = "has no effect here: how often to repeat is learned; remove it"
-        yield Fault((*where, "repeat"), message)
+        yield Fault((*where, "repeat"), f"has no effect here: {reason}; remove it")
 
 
 def _regression(prior: InfluenceConfig, where: Location) -> Iterator[Fault]:
@@ -123,7 +131,7 @@ def _regression(prior: InfluenceConfig, where: Location) -> Iterator[Fault]:
         message = "has no effect in a prior, which fine-tunes nothing for good; remove it"
         yield Fault((*where, "final"), message)
     if prior.hint is not None:
-        yield from _repeat(prior.hint, (*where, "hint"))
+        yield from _repeat(prior.hint, (*where, "hint"), LEARNED_REPEATS)
 
 
 def _raise(config: ExperimentConfig) -> Iterator[Fault]:
@@ -145,26 +153,57 @@ def _raise(config: ExperimentConfig) -> Iterator[Fault]:
             yield Fault(where, f"{message}, allowed: up to {batch_size}")
 
 
+def _rankings(config: ExperimentConfig) -> Iterator[tuple[RankedSection, Location]]:
+    """Every ranking that a policy follows, begins as, is shown or has for a part."""
+    for index, policy in enumerate(config.policies):
+        yield from _within(policy, ("policies", index))
+
+
+def _within(section: Section | None, where: Location) -> Iterator[tuple[RankedSection, Location]]:
+    match section:
+        case InTurnConfig() | BestOfConfig():
+            for number, each in enumerate(section.rankings):
+                yield from _within(each, (*where, "rankings", number))
+        case InfluenceConfig():
+            yield from _within(section.hint, (*where, "hint"))
+        case PpoConfig(prior=PriorConfig(ranking=ranking)):
+            yield from _within(ranking, (*where, "prior", "ranking"))
+    if isinstance(section, RankedSection):
+        yield section, where
+
+
 def _fixed_candidates(config: ExperimentConfig) -> Iterator[Fault]:
     """Policies that come back to candidates which renewal would have replaced."""
     if config.pools.renew == "never":
         return
+    message = "candidates that are renewed cannot be picked again; write `pools.renew: never`"
     for index, policy in enumerate(config.policies):
-        message = "candidates that are renewed cannot be picked again; write `pools.renew: never`"
         if isinstance(policy, RandomSearchConfig):
             yield Fault(("policies", index, "kind"), message)
-        if isinstance(policy, RankedSection) and policy.repeat > 1:
-            yield Fault(("policies", index, "repeat"), f"{message}, or 1 here")
+        if isinstance(policy, ScorerSection) and policy.final == "best":
+            yield Fault(("policies", index, "final"), f"{message}, or another `final`")
+    for ranking, where in _rankings(config):
+        if ranking.repeat > 1:
+            yield Fault((*where, "repeat"), f"{message}, or 1 here")
 
 
 def _repeats(config: ExperimentConfig) -> Iterator[Fault]:
     """A batch takes a candidate once, so that steps limit how often it is used."""
     steps = config.environment.budget.steps
-    for index, policy in enumerate(config.policies):
-        if isinstance(policy, RankedSection) and steps is not None and policy.repeat > steps:
+    for ranking, where in _rankings(config):
+        if steps is not None and ranking.repeat > steps:
             message = "should not exceed the steps of an episode, as a batch takes a candidate once"
-            where = ("policies", index, "repeat")
-            yield Fault(where, f"{message}, got {policy.repeat}, allowed: up to {steps}")
+            fault = f"{message}, got {ranking.repeat}, allowed: up to {steps}"
+            yield Fault((*where, "repeat"), fault)
+
+
+def _turns(config: ExperimentConfig) -> Iterator[Fault]:
+    """Of rankings that take turns."""
+    for ranking, where in _rankings(config):
+        if isinstance(ranking, InTurnConfig):
+            for number, each in enumerate(ranking.rankings):
+                part = (*where, "rankings", number)
+                yield from _repeat(each, part, "`repeat` of `in_turn` is that of all")
 
 
 def _balance(config: ExperimentConfig) -> Iterator[Fault]:
@@ -175,11 +214,11 @@ def _balance(config: ExperimentConfig) -> Iterator[Fault]:
 
 
 def _less(config: ExperimentConfig) -> Iterator[Fault]:
-    for index, policy in enumerate(config.policies):
-        if isinstance(policy, LessConfig) and policy.checkpoints > policy.warmup_steps:
-            message = f"should not exceed warmup_steps {policy.warmup_steps}"
-            where = ("policies", index, _written(policy, "checkpoints", "warmup_steps"))
-            yield Fault(where, f"{message}, got {policy.checkpoints}")
+    for ranking, where in _rankings(config):
+        if isinstance(ranking, LessConfig) and ranking.checkpoints > ranking.warmup_steps:
+            message = f"should not exceed warmup_steps {ranking.warmup_steps}"
+            key = (*where, _written(ranking, "checkpoints", "warmup_steps"))
+            yield Fault(key, f"{message}, got {ranking.checkpoints}")
 
 
 def _episodes(policy: ScorerSection, where: Location) -> Iterator[Fault]:
@@ -249,7 +288,7 @@ def _without_effect(config: ExperimentConfig) -> Iterator[Fault]:
         yield Fault(("proxy_learner",), message)
     used = {
         "proxy_learner": bool(learning),
-        "reward": any(policy.sees_stage for policy in config.policies),
+        "reward": any(policy.learns or policy.sees_stage for policy in config.policies),
     }
     for key in (key for key, is_used in used.items() if not is_used):
         if key in config.model_fields_set and getattr(config, key) is not None:
@@ -284,6 +323,7 @@ CHECKS = (
     _fixed_candidates,
     _less,
     _repeats,
+    _turns,
     _balance,
     _without_effect,
     _reward,

@@ -1,9 +1,4 @@
-"""What an experiment file may say of a selection policy: one section a kind.
-
-Class variables say what a kind needs, so that costs, checks and preparations ask the policy rather
-than list its kinds: whether it learns, what it looks at, and which passes of the untuned model it
-reads.
-"""
+"""What an experiment file may say of a selection policy: one section a kind."""
 
 from __future__ import annotations
 
@@ -13,77 +8,26 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 
 from raise_mdit.config_section import Name, Options, Section, check_class_path
-
-Kind = Literal["original", "mosaic", "mdit", "custom"]
-"""Of candidates: :data:`raise_mdit.core.Kind`, which reading a file does without."""
-
-Pass = Literal["pool", "responses", "reward_validation"]
-"""A pass of the untuned model: over the pool's examples, over their responses alone, or over
-reward-validation."""
-
-Offer = Literal["window", "pool"]
-"""What a policy picks from: the environment's window, or all candidates on offer."""
+from raise_mdit.policy_section import Kind, Offer, Pass, PolicySection
+from raise_mdit.ranking_config import (
+    DeitaConfig,
+    DsirConfig,
+    IfdConfig,
+    InTurnConfig,
+    KCenterConfig,
+    LessConfig,
+    LongestConfig,
+    NearestToTargetConfig,
+    PerplexityConfig,
+    Ranked,
+    RankedSection,
+    ShortestConfig,
+    SsplConfig,
+)
 
 FeatureGroup = Literal["stage", "difficulty", "semantic", "kind", "availability"]
 """Of what a policy sees: `stage` is of the training; `difficulty` holds lengths and all that is
 known of a candidate's text, `availability` how often it was picked."""
-
-
-class PolicySection(Section):
-    """What every policy has."""
-
-    picks: ClassVar[bool] = True
-    """Whether it trains at all."""
-    looks_at_features: ClassVar[bool] = False
-    """Whether it sees the columns that `features.tier` chooses."""
-    sees_stage: ClassVar[bool] = False
-    """Whether its picks may depend on how the fine-tuning goes: it pays for what is measured."""
-    sees_alignment: ClassVar[bool] = False
-    """Whether `features.tier: gradient` adds a column to its windows."""
-    reads: ClassVar[frozenset[Pass]] = frozenset()
-    """Passes of the untuned model that its ranking is made from."""
-    offer: ClassVar[Offer] = "pool"
-    """What its final fine-tuning offers it."""
-
-    name: Name | None = None
-    """How reports call it; its kind by default."""
-
-    @property
-    def label(self) -> str:
-        """The name, or the kind where there is none."""
-        return self.name or str(self.kind)  # type: ignore[attr-defined]  # every policy has one
-
-    @property
-    def learns(self) -> bool:
-        """Whether it has rewards to learn from, in episodes before the final one or in that."""
-        return False
-
-    @property
-    def learning_episodes(self) -> int:
-        """Fine-tunings before the final one."""
-        return 0
-
-    @property
-    def needed_passes(self) -> frozenset[Pass]:
-        """Passes of the untuned model that it could not do without."""
-        return self.reads
-
-    @property
-    def most_uses(self) -> int | None:
-        """How often it takes a candidate at most; None where it may take one ever again."""
-        return None
-
-
-class RankedSection(PolicySection):
-    """A policy that ranks the pool once and takes the first."""
-
-    repeat: int = Field(1, ge=1)
-    """How often a candidate is used: the budget goes that often over as many fewer candidates."""
-
-    @property
-    def most_uses(self) -> int | None:
-        """As often as `repeat` says."""
-        return self.repeat
 
 
 class BaseConfig(PolicySection):
@@ -151,105 +95,6 @@ class FullDataConfig(PolicySection):
     """Passes over the pool's examples."""
 
 
-class LongestConfig(RankedSection):
-    """Candidates with the most response tokens, in that order (arXiv 2402.04833)."""
-
-    kind: Literal["longest"]
-
-
-class PerplexityConfig(RankedSection):
-    """Candidates by the untuned model's perplexity of the response (arXiv 2309.04564)."""
-
-    reads: ClassVar[frozenset[Pass]] = frozenset({"pool"})
-
-    kind: Literal["perplexity"]
-    part: Literal["low", "middle", "high"] = "middle"
-    """Which end comes first: the likeliest responses, those nearest to the median, or the
-    unlikeliest."""
-
-
-class IfdConfig(RankedSection):
-    """Candidates by instruction-following difficulty (IFD, arXiv 2308.12032), highest first.
-
-    It is the perplexity of the response given the prompt over that of the response alone; above 1
-    the prompt hinders, and such candidates come last.
-    """
-
-    reads: ClassVar[frozenset[Pass]] = frozenset({"pool", "responses"})
-
-    kind: Literal["ifd"]
-
-
-class SsplConfig(RankedSection):
-    """Easy to hard: sorted by the untuned model's loss and cut into as many parts as steps.
-
-    Each step draws from its part (the baseline of arXiv 2504.07282).
-    """
-
-    reads: ClassVar[frozenset[Pass]] = frozenset({"pool"})
-
-    kind: Literal["sspl"]
-    repeat: int = Field(1, ge=1, le=1)
-    """Each step has a part of its own, so nothing is used again."""
-
-
-class KCenterConfig(RankedSection):
-    """Core-set: each next candidate is the one farthest from all taken before (arXiv 1708.00489).
-
-    Distances are those of the untuned model's embeddings.
-    """
-
-    reads: ClassVar[frozenset[Pass]] = frozenset({"pool"})
-
-    kind: Literal["k_center"]
-
-
-class DeitaConfig(RankedSection):
-    """By quality, leaving out what is too near to one that is taken (DEITA, arXiv 2312.15685).
-
-    The paper's judge of quality is a model of its own; here it is instruction-following difficulty
-    times the logarithm of the response's length.
-    """
-
-    reads: ClassVar[frozenset[Pass]] = frozenset({"pool", "responses"})
-
-    kind: Literal["deita"]
-    threshold: float = Field(0.9, gt=0, le=1)
-    """Largest cosine similarity with a candidate that is taken already."""
-
-
-class NearestToTargetConfig(RankedSection):
-    """RDS+: nearest to reward-validation by the model's own embedding (arXiv 2503.01807)."""
-
-    reads: ClassVar[frozenset[Pass]] = frozenset({"pool", "reward_validation"})
-
-    kind: Literal["nearest_to_target"]
-
-
-class DsirConfig(RankedSection):
-    """DSIR: resampled by hashed n-grams towards reward-validation's texts (arXiv 2302.03169)."""
-
-    kind: Literal["dsir"]
-    buckets: int = Field(10_000, ge=2)
-    """Hash buckets of words and pairs of words."""
-
-
-class LessConfig(RankedSection):
-    """LESS: nearest to reward-validation by projected gradients (arXiv 2402.04333).
-
-    Gradients have Adam's correction, and are taken at checkpoints of a short training on random
-    candidates.
-    """
-
-    kind: Literal["less"]
-    checkpoints: int = Field(1, ge=1)
-    """At which gradients are taken, evenly over the short training."""
-    warmup_steps: int = Field(8, ge=1)
-    """Steps of the short training."""
-    dimensions: int = Field(1024, ge=8)
-    """Of the random projection."""
-
-
 class LearningSection(PolicySection):
     """A policy with episodes to learn from."""
 
@@ -279,9 +124,6 @@ class CandidateScoringSection(LearningSection):
     window: int | Literal["pool"] | None = None
     """Candidates offered at each step, `pool` for all; null is `environment.window`. What is rare
     and good is seldom in a small window of a large pool, and scoring more costs little."""
-    final: Literal["greedy", "sample"] = "greedy"
-    """Picks of the final fine-tuning: the highest scores, or draws as in learning. Where more of
-    the same gives less and less, draws may end better."""
 
 
 class GradientAlignmentConfig(PolicySection):
@@ -311,6 +153,34 @@ class RandomSearchConfig(LearningSection):
     kind: Literal["random_search"]
     episodes: int = Field(48, ge=1)
     """Schedules that are tried, one fine-tuning each."""
+
+
+class BestOfConfig(PolicySection):
+    """The ranking that reward-validation likes best: each is tried in a fine-tuning of its own."""
+
+    kind: Literal["best_of"]
+    rankings: tuple[Ranked, ...] = Field(min_length=2)
+    """What is tried. Where two do equally well, the first."""
+
+    @property
+    def learns(self) -> bool:
+        """From what is tried."""
+        return True
+
+    @property
+    def learning_episodes(self) -> int:
+        """One for each ranking."""
+        return len(self.rankings)
+
+    @property
+    def needed_passes(self) -> frozenset[Pass]:
+        """Those of each ranking."""
+        return frozenset[Pass]().union(*(each.needed_passes for each in self.rankings))
+
+    @property
+    def most_uses(self) -> int | None:
+        """As often as the ranking says that repeats most."""
+        return max(each.repeat for each in self.rankings)
 
 
 class BanditSection(LearningSection):
@@ -347,19 +217,6 @@ class ThompsonConfig(BanditSection):
     kind: Literal["thompson"]
 
 
-Ranked = Annotated[
-    LongestConfig
-    | PerplexityConfig
-    | IfdConfig
-    | KCenterConfig
-    | DeitaConfig
-    | NearestToTargetConfig
-    | DsirConfig
-    | LessConfig,
-    Field(discriminator="kind"),
-]
-
-
 class InfluenceConfig(CandidateScoringSection):
     """A linear regression of each step's improvement on the mean features of its batch.
 
@@ -372,6 +229,9 @@ class InfluenceConfig(CandidateScoringSection):
     choice: Literal["thompson", "greedy"] = "thompson"
     """How it explores: weights drawn from their posterior, or their mean. The final fine-tuning
     takes the mean wherever there were episodes before, unless `final` says otherwise."""
+    final: Literal["greedy", "sample"] = "greedy"
+    """Picks of the final fine-tuning: the highest scores, or draws as in learning. Where more of
+    the same gives less and less, draws may end better."""
     ridge: float = Field(1.0, gt=0)
     """Precision of the weights' prior, as a multiple of that of the noise."""
     hint: Ranked | None = None
@@ -392,9 +252,10 @@ class InfluenceConfig(CandidateScoringSection):
 class PriorConfig(Section):
     """What a learned policy begins as, and is held near."""
 
-    ranking: Annotated[Ranked | InfluenceConfig, Field(discriminator="kind")]
-    """Any static policy that ranks the pool, or `influence` with episodes of its own: what it has
-    learned from them is where the policy goes on."""
+    ranking: Annotated[Ranked | BestOfConfig | InfluenceConfig, Field(discriminator="kind")]
+    """Any static policy that ranks the pool; or `best_of` of several, whose fine-tunings count
+    among the policy's; or `influence` with episodes of its own: what it has learned from them is
+    where the policy goes on."""
     strength: float = Field(2.0, gt=0)
     """How sharply the first policy prefers what is ranked high: standard deviation of the scores
     that it begins with, as normal scores of a ranking or as those of the regression are. With 2 the
@@ -418,12 +279,21 @@ class ScorerSection(CandidateScoringSection):
     """Weight of the entropy bonus."""
     hidden_size: int = Field(64, ge=1)
     """Width of the scorer."""
+    final: Literal["greedy", "sample", "best"] = "greedy"
+    """Picks of the final fine-tuning: the highest scores; or draws as in learning; or those of the
+    best episode on reward-validation, played again: of all that it learned from, of what was tried
+    for its prior, and of one more with the highest scores."""
     keep: Literal["best", "last"] = "best"
     """Weights of the final policy: those that collected the best episodes between two updates, or
     the last."""
     unseen: tuple[FeatureGroup, ...] = ()
     """Groups of features that this policy is kept from using, to measure what they are worth:
     `stage`, `difficulty`, `semantic`, `kind`, `availability`."""
+
+    @property
+    def learning_episodes(self) -> int:
+        """As `episodes` says, and the one with the highest scores that `final: best` looks at."""
+        return self.episodes + (self.final == "best")
 
 
 class PpoConfig(ScorerSection):
@@ -463,12 +333,19 @@ class PpoConfig(ScorerSection):
     @property
     def learning_episodes(self) -> int:
         """Its own and those of what it begins as; none where it comes trained."""
-        return self.episodes + self.episodes_before if self.learns else 0
+        return super().learning_episodes + self.episodes_before if self.learns else 0
 
     @property
     def episodes_before(self) -> int:
         """Fine-tunings that what it begins as has learned from."""
-        return 0 if self.regression is None else self.regression.episodes
+        ranking = None if self.prior is None else self.prior.ranking
+        return ranking.learning_episodes if ranking is not None else 0
+
+    @property
+    def trials(self) -> BestOfConfig | None:
+        """What it begins as, where the best of several is found out."""
+        ranking = None if self.prior is None else self.prior.ranking
+        return ranking if isinstance(ranking, BestOfConfig) else None
 
     @property
     def regression(self) -> InfluenceConfig | None:
@@ -478,9 +355,16 @@ class PpoConfig(ScorerSection):
 
     @property
     def ranking(self) -> RankedSection | None:
-        """The static ranking that it begins as, or the hint of what it begins as: a column."""
-        ranking = None if self.prior is None else self.prior.ranking
-        return ranking.hint if isinstance(ranking, InfluenceConfig) else ranking
+        """The static ranking that it begins as, or the hint of what it begins as: a column.
+
+        None where it has neither, or where the best of several is to be found out.
+        """
+        match None if self.prior is None else self.prior.ranking:
+            case RankedSection() as ranking:
+                return ranking
+            case InfluenceConfig(hint=hint):
+                return hint
+        return None
 
     @property
     def needed_passes(self) -> frozenset[Pass]:
@@ -579,6 +463,7 @@ BuiltInPolicyConfig = Annotated[
     | MditOnlyConfig
     | FullDataConfig
     | LongestConfig
+    | ShortestConfig
     | PerplexityConfig
     | IfdConfig
     | SsplConfig
@@ -587,6 +472,8 @@ BuiltInPolicyConfig = Annotated[
     | NearestToTargetConfig
     | DsirConfig
     | LessConfig
+    | InTurnConfig
+    | BestOfConfig
     | GradientAlignmentConfig
     | GreatsConfig
     | RandomSearchConfig
@@ -611,6 +498,7 @@ STATIC_KINDS = frozenset(
         "deita",
         "dsir",
         "ifd",
+        "in_turn",
         "k_center",
         "less",
         "longest",
@@ -618,6 +506,7 @@ STATIC_KINDS = frozenset(
         "mosaic_only",
         "nearest_to_target",
         "perplexity",
+        "shortest",
         "sspl",
     )
 )

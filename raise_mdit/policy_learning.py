@@ -15,6 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from raise_mdit import tracking
 from raise_mdit.agents.actor_critic import build_a2c, build_reinforce
+from raise_mdit.agents.best_episode import BestEpisode, PickedEpisode
 from raise_mdit.agents.best_policy import BestPolicy
 from raise_mdit.agents.first_weights import weights_of_ranking, weights_of_regression
 from raise_mdit.agents.influence import InfluencePolicy
@@ -30,6 +31,7 @@ from raise_mdit.feature_groups import columns_of
 from raise_mdit.policy_config import (
     A2cConfig,
     BanditSection,
+    BestOfConfig,
     CustomPolicyConfig,
     FeatureGroup,
     InfluenceConfig,
@@ -40,7 +42,9 @@ from raise_mdit.policy_config import (
     ReinforceConfig,
     ScorerSection,
 )
+from raise_mdit.pool_rankings import normal_scores
 from raise_mdit.progress import Progress
+from raise_mdit.ranking_trials import Trial, best_trial, try_rankings
 from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
 from raise_mdit.selectors import bandit_selector, influence_selector, own_policy, stream
 
@@ -56,15 +60,23 @@ class Learned:
     """The same policy, where it goes on learning in the final fine-tuning."""
     deterministic: bool = True
     """Whether the final fine-tuning takes its best picks, or draws."""
+    best: PickedEpisode | None = None
+    """Of those episodes, where they were compared."""
+    environments: ArmEnvironments | None = None
+    """Where it picks, if it was found out on the way what it is shown; None is where it began."""
 
 
 class _Start(NamedTuple):
     """Where a scorer begins to learn."""
 
+    environments: ArmEnvironments
+    """With the ranking that it begins as for a column."""
     weights: NDArray[np.float32] | None = None
     """[F] of its linear path, availability last; None is a uniform policy."""
     returns: tuple[float, ...] = ()
     """Of the episodes that went into them."""
+    best: PickedEpisode | None = None
+    """Of those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,10 @@ class PolicyLearning:
                 return self._step_by_step(own, own.online, self.policy.episodes)
             case RandomSearchConfig():
                 return self._by_search(self.policy)
+            case BestOfConfig():
+                trials = self._try(self.policy)
+                chosen = best_trial(trials)
+                return Learned(chosen.policy, tuple(trial.total for trial in trials))
         raise AssertionError(f"{self.policy.label} does not learn")
 
     def _by_gradients(self, policy: ScorerSection | RaiseConfig) -> Learned:
@@ -109,21 +125,47 @@ class PolicyLearning:
         metrics = Sb3Metrics(self.recorder)
         algorithm.set_logger(Logger(folder=None, output_formats=[metrics]))
         episodes = EpisodeRecorder(self.recorder, self.progress, before=start.returns)
-        best = BestPolicy(num_before=len(start.returns))
+        weights, picked = BestPolicy(num_before=len(start.returns)), BestEpisode()
         self._begin(policy.episodes)
         learn(
             algorithm,
             episodes=policy.episodes,
             steps_per_episode=self.environments.preparation.steps_per_episode,
-            callback=CallbackList([episodes, best]),
+            callback=CallbackList([episodes, weights, picked]),
         )
         if isinstance(policy, ScorerSection) and policy.keep == "best":
-            best.take_best()
-            self.recorder.log({tracking.ROLLOUT_KEPT_EPISODE: best.num_episodes})
+            weights.take_best()
+            self.recorder.log({tracking.ROLLOUT_KEPT_EPISODE: weights.num_episodes})
         self.progress.finish()
         save_policy(algorithm, self.directory / POLICY_FILE)
-        greedy = not isinstance(policy, ScorerSection) or policy.final == "greedy"
-        return Learned(algorithm.policy, tuple(episodes.returns), deterministic=greedy)
+        best = _better(start.best, picked.best)
+        learned = Learned(
+            algorithm.policy,
+            tuple(episodes.returns),
+            best=best,
+            environments=start.environments,
+        )
+        if not isinstance(policy, ScorerSection):
+            return learned
+        if policy.final == "best":
+            return self._best_played(learned, best)
+        return replace(learned, deterministic=policy.final == "greedy")
+
+    def _best_played(self, learned: Learned, best: PickedEpisode | None) -> Learned:
+        """The best episode so far, or that of the highest scores, to be played again."""
+        assert learned.environments is not None, "scorers say where they pick"
+        self._begin(1)
+        number = len(learned.returns)
+        env = learned.environments.alone(first_episode=number)
+        greedy = self._episode(env, learned.policy, number, deterministic=True)
+        self.progress.finish()
+        best = _better(best, _picked(greedy))
+        return replace(
+            learned,
+            policy=ReplayPolicy(best.batches),
+            returns=(*learned.returns, sum(greedy.gains)),
+            best=best,
+        )
 
     def _blind(self, algorithm: OnPolicyAlgorithm, unseen: Sequence[FeatureGroup]) -> None:
         """Keep the scorer from what it is not to use."""
@@ -135,34 +177,51 @@ class PolicyLearning:
         scorer.ignore(columns, context="stage" in unseen)
 
     def _start(self, policy: ScorerSection | RaiseConfig) -> _Start:
-        """What the policy begins as, learned first where it has to be."""
+        """What the policy begins as, found out or learned first where it has to be."""
         if not isinstance(policy, PpoConfig) or policy.prior is None:
-            return _Start()
-        strength, regression = policy.prior.strength, policy.regression
-        num_features = self._num_columns + 1
-        if regression is None:
-            column = self.environments.prior_column
-            assert column is not None, "a ranking is a column"
-            return _Start(weights_of_ranking(num_features, column, strength=strength))
-        influence = self._influence(regression.model_copy(update={"name": policy.label}))
+            return _Start(self.environments)
+        if policy.regression is not None:
+            return self._start_from_gains(policy.regression, policy.prior.strength)
+        trials = [] if policy.trials is None else self._try(policy.trials)
+        environments, best = self.environments, None
+        if trials:
+            chosen = best_trial(trials)
+            environments = replace(environments, prior=normal_scores(chosen.ranks))
+            best = _picked(chosen.played)
+        column = environments.prior_column
+        assert column is not None, "a ranking is a column"
+        num_features = environments.num_columns + 1
+        weights = weights_of_ranking(num_features, column, strength=policy.prior.strength)
+        return _Start(environments, weights, tuple(trial.total for trial in trials), best)
+
+    def _start_from_gains(self, regression: InfluenceConfig, strength: float) -> _Start:
+        influence = self._influence(regression.model_copy(update={"name": self.policy.label}))
         learned = self._step_by_step(influence, influence, regression.episodes)
-        weights, features = influence.gains.mean()[:num_features], self.environments.pool.features
-        return _Start(weights_of_regression(weights, features, strength=strength), learned.returns)
+        num_features = self.environments.num_columns + 1
+        gains, features = influence.gains.mean()[:num_features], self.environments.pool.features
+        weights = weights_of_regression(gains, features, strength=strength)
+        return _Start(self.environments, weights, learned.returns, learned.best)
+
+    def _try(self, policy: BestOfConfig) -> list[Trial]:
+        """Every ranking once."""
+        return try_rankings(
+            self.environments,
+            policy,
+            label=self.policy.label,
+            seed=self.seed,
+            play=self._episode,
+            progress=self.progress,
+        )
 
     def _influence(self, policy: InfluenceConfig) -> InfluencePolicy:
         """A regression that knows nothing yet."""
         num_picks = self.environments.preparation.config.environment.batch_size
         return influence_selector(
-            policy, self.seed, num_features=self._num_columns, num_picks=num_picks
+            policy, self.seed, num_features=self.environments.num_columns, num_picks=num_picks
         )
 
-    @property
-    def _num_columns(self) -> int:
-        """What the environment shows of a candidate: the pool's own, a ranking, a signal."""
-        return int(self.environments.pool.features.shape[1]) + self.environments.has_signal
-
     def _algorithm(self, policy: ScorerSection | RaiseConfig, start: _Start) -> OnPolicyAlgorithm:
-        environments = self.environments
+        environments = start.environments
         env = environments.learning(control=self.control, first_episode=len(start.returns))
         steps, seed = environments.preparation.steps_per_episode, self._stream("policy")
         features = environments.pool.features
@@ -201,31 +260,26 @@ class PolicyLearning:
 
         One of the user's own need not be online; it has no episodes then.
         """
-        returns = []
+        returns: list[float] = []
+        best: PickedEpisode | None = None
         if episodes:
             env = self.environments.alone()
             self._begin(episodes)
             for episode in range(episodes):
-                returns.append(sum(self._episode(env, policy, episode, online=online).gains))
+                picked = _picked(self._episode(env, policy, episode, online=online))
+                returns.append(picked.total)
+                best = _better(best, picked)
             self.progress.finish()
-        return Learned(policy, tuple(returns), online=online)
+        return Learned(policy, tuple(returns), online=online, best=best)
 
     def _by_search(self, policy: RandomSearchConfig) -> Learned:
         """The schedule of the best episode of random picks, played again."""
         rng = np.random.default_rng(self._stream("picks"))
         picks = self.environments.preparation.config.environment.batch_size
         blind = random_policy(rng, num_picks=picks)
-        env = self.environments.alone()
-        best: list[NDArray[np.int64]] = []
-        returns: list[float] = []
-        self._begin(policy.episodes)
-        for episode in range(policy.episodes):
-            played = self._episode(env, blind, episode)
-            if sum(played.gains) > max(returns, default=-np.inf):
-                best = played.batches
-            returns.append(sum(played.gains))
-        self.progress.finish()
-        return Learned(ReplayPolicy(best), tuple(returns))
+        learned = self._step_by_step(blind, None, policy.episodes)
+        assert learned.best is not None, "there are episodes"
+        return Learned(ReplayPolicy(learned.best.batches), learned.returns)
 
     def _episode(
         self,
@@ -234,9 +288,11 @@ class PolicyLearning:
         episode: int,
         *,
         online: OnlinePolicy | None = None,
+        deterministic: bool = False,
     ) -> Played:
         """A learning episode, recorded."""
-        played = play(env, policy, self._stream(f"episode {episode}"), online=online)
+        seed = self._stream(f"episode {episode}")
+        played = play(env, policy, seed, online=online, deterministic=deterministic)
         self.recorder.log(
             {
                 tracking.ROLLOUT_EPISODE: episode + 1,
@@ -252,3 +308,13 @@ class PolicyLearning:
 
     def _stream(self, purpose: str) -> int:
         return stream(self.policy.label, self.seed, purpose)
+
+
+def _picked(played: Played) -> PickedEpisode:
+    return PickedEpisode(sum(played.gains), played.batches)
+
+
+def _better(first: PickedEpisode | None, second: PickedEpisode | None) -> PickedEpisode:
+    """The episode that improved the model more; of equals, the first."""
+    episodes = [each for each in (first, second) if each is not None]
+    return max(episodes, key=lambda each: each.total)

@@ -18,7 +18,8 @@ from raise_mdit.errors import ConfigError, RunError, nearest
 from raise_mdit.experiment_file import read_config
 from raise_mdit.exported_policy import DESCRIPTION_FILE, is_policy_folder, read_policy
 from raise_mdit.features import Basis
-from raise_mdit.policy_config import PolicyConfig, PpoConfig
+from raise_mdit.policy_config import PolicyConfig, PpoConfig, PriorConfig
+from raise_mdit.results import ArmResult, read_result
 from raise_mdit.runs import arm_folder
 
 
@@ -55,6 +56,31 @@ class TrainedPolicy:
             if (folder / "result.json").is_file() and (folder / POLICY_FILE).is_file():
                 return folder / POLICY_FILE
         raise RunError(f"{self.where}: {label} has not finished in {self.directory}; resume it")
+
+    def prior(self, seeds: Iterable[int]) -> PriorConfig | None:
+        """The ranking that it began as, the chosen one where several were tried.
+
+        Args:
+            seeds: Of the arms that use it.
+
+        Raises:
+            RunError: Its seeds began as different rankings.
+        """
+        if self.policy.trials is None:
+            return self.policy.prior
+        results = [read_result(self.weights(seed).parent) for seed in seeds]
+        priors = [prior_of_arm(self.policy, result) for result in results]
+        if any(prior != priors[0] for prior in priors):
+            began = ", ".join(
+                f"s{result.seed} as {prior.ranking.label}"
+                for result, prior in zip(results, priors, strict=True)
+                if prior is not None
+            )
+            raise RunError(
+                f"{self.where}: its seeds began as different rankings ({began}); transfer one seed "
+                "at a time: `seeds: [0]`"
+            )
+        return priors[0]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -139,6 +165,21 @@ def _alone(policy: PpoConfig, directory: Path, where: str) -> TrainedPolicy:
     )
 
 
+def prior_of_arm(policy: PpoConfig, result: ArmResult) -> PriorConfig | None:
+    """What an arm began as, the chosen ranking where several were tried.
+
+    Args:
+        policy: Its section.
+        result: Of the arm, whose first episodes are the trials, in the order of the rankings.
+    """
+    if policy.prior is None or policy.trials is None:
+        return policy.prior
+    rankings = policy.trials.rankings
+    returns = result.episode_returns[: len(rankings)]
+    chosen = rankings[returns.index(max(returns))]
+    return policy.prior.model_copy(update={"ranking": chosen})
+
+
 def transferred(policies: Iterable[PolicyConfig]) -> Iterator[PpoConfig]:
     """Those that come from another run."""
     for policy in policies:
@@ -161,7 +202,7 @@ def with_own_priors(config: ExperimentConfig) -> ExperimentConfig:
         for seed in config.seeds:
             trained.weights(seed)
     policies = (
-        each.model_copy(update={"prior": found[each.label].policy.prior})
+        each.model_copy(update={"prior": found[each.label].prior(config.seeds)})
         if each.label in found
         else each
         for each in config.policies

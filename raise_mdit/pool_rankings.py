@@ -8,27 +8,32 @@ Shapes: ``N`` candidates of the pool, ``M`` examples.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
 from raise_mdit.candidates import parents_of
+from raise_mdit.core import Cost
 from raise_mdit.learners.gradient_features import less_features
-from raise_mdit.policy_config import (
+from raise_mdit.policy_section import Pass
+from raise_mdit.preparation import Preparation, Ranking
+from raise_mdit.progress import Progress
+from raise_mdit.ranking_config import (
     DeitaConfig,
     DsirConfig,
     IfdConfig,
+    InTurnConfig,
     KCenterConfig,
     LessConfig,
     LongestConfig,
     NearestToTargetConfig,
-    Pass,
     PerplexityConfig,
     RankedSection,
+    ShortestConfig,
     SsplConfig,
 )
-from raise_mdit.preparation import Preparation, Ranking
-from raise_mdit.progress import Progress
 from raise_mdit.rankings.difficulty import (
     by_ifd,
     by_length,
@@ -44,6 +49,7 @@ from raise_mdit.rankings.diversity import (
 )
 from raise_mdit.rankings.dsir import by_importance
 from raise_mdit.rankings.nearest import by_less, nearest_first
+from raise_mdit.rankings.order import in_turn
 from raise_mdit.synthesis import purpose_rng
 
 
@@ -62,6 +68,10 @@ def rank_pool(
         rng: Of the draws of rankings that draw.
         progress: Told of long work.
     """
+    if isinstance(policy, InTurnConfig):
+        each = [rank_pool(preparation, one, rng, progress=progress) for one in policy.rankings]
+        costs = reduce(Cost.plus, (one.cost for one in each))
+        return Ranking(in_turn([one.ranks for one in each]), costs)
     if isinstance(policy, LessConfig):
         return _less(preparation, policy, progress)
     facts = _Facts(preparation)
@@ -104,7 +114,9 @@ def _by_difficulty(
 ) -> NDArray[np.int64]:
     match policy:
         case LongestConfig():
-            return by_length(facts.num_response_tokens)
+            return by_length(facts.num_response_tokens, first="longest")
+        case ShortestConfig():
+            return by_length(facts.num_response_tokens, first="shortest")
         case PerplexityConfig():
             return by_perplexity(facts.log_probs("pool"), policy.part)
         case IfdConfig():

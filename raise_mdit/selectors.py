@@ -34,13 +34,14 @@ from raise_mdit.policy_config import (
     PolicyConfig,
     PpoConfig,
     RandomSection,
-    RankedSection,
     ThompsonConfig,
     UcbConfig,
 )
+from raise_mdit.policy_section import PolicySection
 from raise_mdit.pool_rankings import normal_scores, rank_pool
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
+from raise_mdit.ranking_config import RankedSection
 
 
 class Selector(NamedTuple):
@@ -183,7 +184,7 @@ def prior_of(
 
 def allowed(
     preparation: Preparation,
-    policy: PolicyConfig,
+    policy: PolicySection,
     *,
     ranks: NDArray[np.int64] | None = None,
 ) -> NDArray[np.bool_] | None:

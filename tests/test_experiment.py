@@ -34,10 +34,11 @@ from raise_mdit.learners.forward import LayeredForward
 from raise_mdit.learners.stacked import StackedCausalLmLearners
 from raise_mdit.ledger import Ledger
 from raise_mdit.openings import Seal
-from raise_mdit.policy_config import NearestToTargetConfig, PpoConfig, RankedSection
+from raise_mdit.policy_config import PpoConfig
 from raise_mdit.pool_rankings import rank_pool
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
+from raise_mdit.ranking_config import NearestToTargetConfig, RankedSection
 from raise_mdit.recording import Recorder
 from raise_mdit.results import ArmResult, arms_from_json
 from raise_mdit.runs import MetricsFile

@@ -211,6 +211,12 @@ def with_policy(policy: Fields, **others: Any) -> Fields:  # any section
     return {**fields, "policies": (*fields["policies"], policy)}
 
 
+def best_of(first: str, **second: Fields) -> Fields:
+    """Two rankings to try, the second with settings."""
+    ((kind, settings),) = second.items()
+    return {"kind": "best_of", "rankings": ({"kind": first}, {"kind": kind, **settings})}
+
+
 @pytest.mark.parametrize(
     ("fields", "key", "message"),
     [
@@ -301,6 +307,33 @@ def with_policy(policy: Fields, **others: Any) -> Fields:  # any section
             "should not exceed warmup_steps 8, got 9",
         ),
         (
+            with_policy({**best_of("longest", dsir={"repeat": 2}), "kind": "in_turn"}),
+            "policies.2.rankings.1.repeat",
+            "has no effect here: `repeat` of `in_turn` is that of all; remove it",
+        ),
+        (
+            with_policy(best_of("longest", dsir={"repeat": 11})),
+            "policies.2.rankings.1.repeat",
+            "should not exceed the steps of an episode, as a batch takes a candidate once, got 11, "
+            "allowed: up to 10",
+        ),
+        (
+            experiment(policy={"prior": {"ranking": best_of("longest", dsir={"repeat": 2})}}),
+            "policies.0.prior.ranking.rankings.1.repeat",
+            "has no effect here: how often to repeat is learned; remove it",
+        ),
+        (
+            experiment(policy={"prior": {"ranking": best_of("dsir", less={"checkpoints": 9})}}),
+            "policies.0.prior.ranking.rankings.1.checkpoints",
+            "should not exceed warmup_steps 8, got 9",
+        ),
+        (
+            experiment(policy={"final": "best"}, pools={"mosaic": {}, "renew": "episode"}),
+            "policies.0.final",
+            "candidates that are renewed cannot be picked again; write `pools.renew: never`, or "
+            "another `final`",
+        ),
+        (
             with_policy({"kind": "longest", "repeat": 11}),
             "policies.2.repeat",
             "should not exceed the steps of an episode, as a batch takes a candidate once, got 11, "
@@ -329,6 +362,11 @@ def test_settings_of_policies_that_do_not_fit_are_told(
         with_policy({"kind": "random_search"}),
         experiment(policy={"prior": {"ranking": {"kind": "longest"}}}),
         experiment(policy={"prior": {"ranking": {"kind": "influence", "episodes": 1}}}),
+        experiment(policy={"prior": {"ranking": best_of("longest", dsir={})}, "final": "best"}),
+        without_learning(
+            policies=({"kind": "base"}, best_of("longest", dsir={"repeat": 10})),
+            reward={"every": 2},
+        ),
     ],
 )
 def test_settings_of_policies_at_their_limits_have_no_faults(fields: Fields) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import Cost
 from raise_mdit.decisions import read_decisions, read_features
 from raise_mdit.experiment_file import load_experiment, read_config
-from raise_mdit.policy_config import BuiltInPolicyConfig, PolicySection
+from raise_mdit.policy_config import BuiltInPolicyConfig
+from raise_mdit.policy_section import PolicySection
 from raise_mdit.pool import Pool
 from raise_mdit.progress import Silent
 from raise_mdit.results import ArmResult, arms_from_json
@@ -43,6 +45,7 @@ YAML = small_experiment(
       - {kind: mdit_only}
       - {kind: full, epochs: 2}
       - {kind: longest}
+      - {kind: shortest}
       - {kind: perplexity, part: high}
       - {kind: ifd}
       - {kind: sspl}
@@ -52,6 +55,9 @@ YAML = small_experiment(
       - {kind: nearest_to_target, name: twice, repeat: 2}
       - {kind: dsir, buckets: 64}
       - {kind: less, warmup_steps: 2, dimensions: 16}
+      - {kind: in_turn, rankings: [{kind: longest}, {kind: shortest}]}
+      - kind: best_of
+        rankings: [{kind: longest}, {kind: shortest, repeat: 3}, {kind: dsir, buckets: 64}]
       - {kind: gradient_alignment}
       - {kind: greats}
       - {kind: random_search, episodes: 3}
@@ -73,6 +79,19 @@ YAML = small_experiment(
         episodes_per_update: 2
         learning_rate: 1.0e-30
         prior: {ranking: {kind: influence, episodes: 3, ridge: 0.01}, strength: 3.0}
+      - kind: ppo
+        name: from_best
+        window: pool
+        episodes: 2
+        episodes_per_update: 2
+        final: best
+        prior:
+          ranking:
+            kind: best_of
+            rankings:
+              - {kind: longest}
+              - {kind: in_turn, rankings: [{kind: shortest}, {kind: nearest_to_target}]}
+          strength: 20.0
       - {kind: influence, name: drawn, episodes: 1, final: sample}
       - {kind: influence, name: of_pool, window: pool, hint: {kind: nearest_to_target}}
       - kind: ppo
@@ -320,8 +339,66 @@ def test_random_search_plays_its_best_episode_again(
 ) -> None:
     """The learner is the same and no draw is left: the final return is the best one."""
     arm = arms["random_search"]
+    assert gained(arm) == pytest.approx(max(arm.episode_returns), abs=1e-9)
+
+
+def test_rankings_that_take_turns_give_each_its_first(directory: Path) -> None:
+    longest, shortest, turns = (
+        [each for step in picks_of(directory, policy) for each in step]
+        for policy in ("longest", "shortest", "in_turn")
+    )
+    each = STEPS * BATCH // 2
+    assert not {*longest[:each]} & {*shortest[:each]}  # a pool large enough for both
+    assert turns[::2] == longest[:each]
+    assert turns[1::2] == shortest[:each]
+
+
+def gained(arm: ArmResult) -> float:
+    """The share of the loss on reward-validation that the final fine-tuning took off."""
     before, *_, after = arm.reward_validation_losses
-    assert (before - after) / before == pytest.approx(max(arm.episode_returns), abs=1e-9)
+    return (before - after) / before
+
+
+def test_the_ranking_that_does_best_is_followed(
+    directory: Path, arms: dict[str, ArmResult]
+) -> None:
+    """What is tried is what those rankings do as policies, but for the one that draws."""
+    arm = arms["best_of"]
+    longest, _, _ = arm.episode_returns
+    assert longest == pytest.approx(gained(arms["longest"]), abs=1e-9)
+    assert gained(arm) == pytest.approx(max(arm.episode_returns), abs=1e-9)
+    chosen = arm.episode_returns.index(max(arm.episode_returns))
+    different = {each for step in picks_of(directory, "best_of") for each in step}
+    assert len(different) == (BATCH if chosen == 1 else STEPS * BATCH)
+
+
+def test_the_best_episode_is_played_again(arms: dict[str, ArmResult]) -> None:
+    """Two rankings were tried, two episodes were learned from, and one has the highest scores."""
+    arm = arms["from_best"]
+    assert len(arm.episode_returns) == 2 + 2 + 1
+    assert arm.episode_returns[0] == pytest.approx(gained(arms["longest"]), abs=1e-9)
+    assert gained(arm) == pytest.approx(max(arm.episode_returns), abs=1e-9)
+
+
+def test_a_policy_begins_as_the_best_of_what_was_tried(
+    directory: Path, arms: dict[str, ArmResult]
+) -> None:
+    """Of all candidates, the chosen ranking's first is the one whose prior is highest."""
+    folder = directory / "arms" / "from_best-s0"
+    decisions = read_decisions(folder / "decisions.safetensors")
+    pool = Pool.read(directory / "pool.parquet")
+    first_longest, first_turn, _ = arms["from_best"].episode_returns[:3]
+    wanted = "longest" if first_longest >= first_turn else "shortest"
+    assert decisions.extra_names == ("prior",)
+    highest = pool.ids[decisions.windows[0][decisions.extra[0, :, 0].argmax()]]
+    assert highest == picks_of(directory, wanted)[0][0]
+    metrics = (directory / "metrics.jsonl").read_text().splitlines()
+    episodes = [
+        record["rollout/episode"]
+        for record in map(json.loads, metrics)
+        if record["policy"] == "from_best" and "rollout/episode" in record
+    ]
+    assert episodes == [1, 2, 3, 4, 5]
 
 
 def test_policies_pay_for_what_they_look_at(arms: dict[str, ArmResult]) -> None:
@@ -342,7 +419,8 @@ def test_policies_that_learn_pay_for_their_episodes(
     for policy in config.policies:
         costs: dict[str, Cost] = arms[policy.label].costs
         assert (costs["policy_training"].flops > 0) == (policy.learning_episodes > 0), policy.label
-        assert (costs["reward_evaluation"].flops > 0) == policy.sees_stage, policy.label
+        looked = policy.sees_stage or policy.learning_episodes > 0
+        assert (costs["reward_evaluation"].flops > 0) == looked, policy.label
         assert len(arms[policy.label].episode_returns) == policy.learning_episodes, policy.label
 
 

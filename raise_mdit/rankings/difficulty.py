@@ -22,9 +22,17 @@ HINDERED = 1.0
 out as misaligned."""
 
 
-def by_length(num_response_tokens_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[N] ranks by tokens of the response, most first, ties by row (arXiv 2402.04833)."""
-    return highest_first(num_response_tokens_N)
+def by_length(
+    num_response_tokens_N: NDArray[np.int64], *, first: Literal["longest", "shortest"]
+) -> NDArray[np.int64]:
+    """[N] ranks by tokens of the response, ties by row.
+
+    Args:
+        num_response_tokens_N: Of each candidate.
+        first: ``longest`` as in arXiv 2402.04833, or the other end.
+    """
+    ranked = highest_first if first == "longest" else lowest_first
+    return ranked(num_response_tokens_N)
 
 
 def by_perplexity(log_probs_N: NDArray[np.float64], part: Part) -> NDArray[np.int64]:

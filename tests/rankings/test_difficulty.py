@@ -21,7 +21,11 @@ from raise_mdit.rankings.difficulty import (
 
 
 def test_the_longest_response_comes_first() -> None:
-    assert by_length(np.array([5, 9, 1, 9])).tolist() == [2, 0, 3, 1]
+    assert by_length(np.array([5, 9, 1, 9]), first="longest").tolist() == [2, 0, 3, 1]
+
+
+def test_from_the_other_end_the_shortest_does() -> None:
+    assert by_length(np.array([5, 9, 1, 5]), first="shortest").tolist() == [1, 3, 0, 2]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from raise_mdit.rankings.difficulty import by_ifd, by_length, by_perplexity, by_
 from raise_mdit.rankings.diversity import by_k_center, by_quality_and_diversity
 from raise_mdit.rankings.dsir import by_importance
 from raise_mdit.rankings.nearest import by_less, nearest_first
-from raise_mdit.rankings.order import highest_first, lowest_first, ranks_in
+from raise_mdit.rankings.order import highest_first, in_turn, lowest_first, ranks_in
 
 Ranking = Callable[[np.random.Generator, int], NDArray[np.int64]]
 
@@ -31,7 +31,10 @@ def texts(rng: np.random.Generator, count: int) -> list[str]:
 
 
 DETERMINED: dict[str, Ranking] = {
-    "length": lambda rng, n: by_length(rng.integers(9, size=n)),
+    "length": lambda rng, n: by_length(rng.integers(9, size=n), first="longest"),
+    "in turn": lambda rng, n: in_turn(
+        [by_length(rng.integers(9, size=n), first=end) for end in ("longest", "shortest")]
+    ),
     "low perplexity": lambda rng, n: by_perplexity(rng.normal(size=n).round(1), "low"),
     "middle perplexity": lambda rng, n: by_perplexity(rng.normal(size=n).round(1), "middle"),
     "high perplexity": lambda rng, n: by_perplexity(rng.normal(size=n).round(1), "high"),
@@ -64,7 +67,8 @@ def tied(count: int) -> dict[str, NDArray[np.int64]]:
     same = np.ones(count)
     points = np.ones((count, 3), np.float32)
     return {
-        "length": by_length(np.ones(count, np.int64)),
+        "length": by_length(np.ones(count, np.int64), first="longest"),
+        "in turn": in_turn([by_length(np.ones(count, np.int64), first="shortest")] * 2),
         "low perplexity": by_perplexity(same, "low"),
         "middle perplexity": by_perplexity(same, "middle"),
         "high perplexity": by_perplexity(same, "high"),
@@ -101,6 +105,25 @@ def test_many_ties_go_by_row() -> None:
 
 def test_ranks_are_places_in_the_order() -> None:
     assert ranks_in(np.array([2, 0, 3, 1])).tolist() == [1, 3, 0, 2]
+
+
+def test_rankings_take_turns_and_pass_over_what_is_taken() -> None:
+    """Orders 0 1 2 3 4, 1 0 4 2 3 and 4 3 2 1 0: 0, 1, 4, then 2, and 3 twice passed over."""
+    ranks = [
+        ranks_in(np.array(order)) for order in ([0, 1, 2, 3, 4], [1, 0, 4, 2, 3], [4, 3, 2, 1, 0])
+    ]
+
+    assert np.argsort(in_turn(ranks)).tolist() == [0, 1, 4, 2, 3]
+
+
+def test_of_two_rankings_each_gets_half_of_what_is_picked() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (ranks_in(rng.permutation(1000)) for _ in range(2))
+
+    taken = np.flatnonzero(in_turn([first, second]) < 20)
+
+    assert (first[taken] < 12).sum() >= 10
+    assert (second[taken] < 12).sum() >= 10
 
 
 @pytest.mark.parametrize("name", ALL)
