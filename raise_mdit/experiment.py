@@ -35,6 +35,7 @@ from raise_mdit.run_directory import (
     preparation_notes,
     read_arm,
     recipe_of,
+    unfinished_notes,
     versions,
     write_arm,
     write_preparation,
@@ -227,7 +228,11 @@ def _write_report(
         summaries=summaries,
         status="complete" if len(results) == num_arms(config) else "interrupted",
         versions=read_json(directory / "versions.json"),
-        notes=[*choosing_notes(directory, results), *notes],
+        notes=[
+            *unfinished_notes(directory, results),
+            *choosing_notes(directory, results),
+            *notes,
+        ],
     )
 
 
@@ -243,4 +248,5 @@ def notes_on(
     """
     agreement = metric_agreement_of(arms, summaries)
     warnings = (agreement.sentence,) if agreement is not None and agreement.warns else ()
-    return (*choosing_notes(directory, arms), *power_sentences(summaries), *warnings)
+    unfinished = unfinished_notes(directory, arms)
+    return (*unfinished, *choosing_notes(directory, arms), *power_sentences(summaries), *warnings)

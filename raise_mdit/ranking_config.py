@@ -129,7 +129,7 @@ class LessConfig(RankedSection):
     """Of the random projection."""
 
 
-Ranking = Annotated[
+Ranking = (
     LongestConfig
     | ShortestConfig
     | PerplexityConfig
@@ -138,9 +138,8 @@ Ranking = Annotated[
     | DeitaConfig
     | NearestToTargetConfig
     | DsirConfig
-    | LessConfig,
-    Field(discriminator="kind"),
-]
+    | LessConfig
+)
 """One by itself."""
 
 
@@ -151,7 +150,7 @@ class InTurnConfig(RankedSection):
     """
 
     kind: Literal["in_turn"]
-    rankings: tuple[Ranking, ...] = Field(min_length=2)
+    rankings: tuple[Annotated[Ranking, Field(discriminator="kind")], ...] = Field(min_length=2)
     """In the order of their turns."""
 
     @property
@@ -160,17 +159,5 @@ class InTurnConfig(RankedSection):
         return frozenset[Pass]().union(*(each.needed_passes for each in self.rankings))
 
 
-Ranked = Annotated[
-    LongestConfig
-    | ShortestConfig
-    | PerplexityConfig
-    | IfdConfig
-    | KCenterConfig
-    | DeitaConfig
-    | NearestToTargetConfig
-    | DsirConfig
-    | LessConfig
-    | InTurnConfig,
-    Field(discriminator="kind"),
-]
+Ranked = Annotated[Ranking | InTurnConfig, Field(discriminator="kind")]
 """One by itself, or several that take turns."""

@@ -17,7 +17,7 @@ When all is done::
     results.json            arms and summaries
     sealed_test.json        when the test was opened, for which arm and by which command
     report.html             for people
-    explanation.html        what picks of a learned policy were owed to, where it was asked for
+    explanation-*.html      what picks of a learned policy were owed to, where it was asked for
 
 An arm is written when it finishes, so that a run that was stopped can be resumed and what it
 finished is usable.
@@ -160,6 +160,26 @@ def preparation_notes(directory: Path) -> list[str]:
     """What was read, left out and made, in sentences; none where nothing was prepared."""
     file = directory / PREPARATION_FILE
     return list(read_json(file)["notes"]) if file.is_file() else []
+
+
+def unfinished_notes(directory: Path, arms: Sequence[ArmResult]) -> tuple[str, ...]:
+    """Which arms a run still owes, in a sentence; nothing where it has all.
+
+    Args:
+        directory: Of the run.
+        arms: Finished ones.
+    """
+    finished = {(arm.policy, arm.seed) for arm in arms}
+    missing: dict[str, list[int]] = {}
+    for label, seed in expected_arms(read_config(directory)):
+        if (label, seed) not in finished:
+            missing.setdefault(label, []).append(seed)
+    if not missing:
+        return ()
+    named = ", ".join(
+        " ".join([label, *(f"s{seed}" for seed in seeds)]) for label, seeds in missing.items()
+    )
+    return (f"Not finished: {named}; raise-mdit run {directory} goes on.",)
 
 
 def choosing_notes(directory: Path, arms: Sequence[ArmResult]) -> tuple[str, ...]:

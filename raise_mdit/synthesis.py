@@ -301,7 +301,8 @@ class _Synthesis:
                 )
             self.notes.append(
                 f"Mosaic-IT: {report.num_mosaics:,} mosaics of {report.num_examples:,} examples "
-                f"in {report.num_passes:,} passes, {report.num_tokens:,} tokens; "
+                f"in {report.num_passes:,} {'pass' if report.num_passes == 1 else 'passes'}, "
+                f"{report.num_tokens:,} tokens; "
                 f"{report.num_masked:,} responses masked; {report.num_left_out:,} times an example "
                 "was too long even alone."
             )

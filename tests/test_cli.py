@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from raise_mdit import __version__, cli, experiment
+from raise_mdit import __version__, cli, experiment, run_directory
+from raise_mdit.experiment import Outcome
 from raise_mdit.experiment_file import load_experiment, resolved_yaml
+from raise_mdit.runs import arm_folder
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -162,6 +164,26 @@ def test_an_outside_end_says_where_the_finished_part_is(
     shown = capsys.readouterr().err
     assert words in shown
     assert "Finished arms are in here; resume with raise-mdit run here" in shown
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_a_run_that_has_all_says_that_nothing_is_run(
+    finished: int,
+    minimal: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two policies with one seed."""
+    monkeypatch.setattr(experiment, "run", lambda _config, directory, _: Outcome(directory, ()))
+    for label in ("base", "random")[:finished]:
+        folder = arm_folder(Path("here"), label, 0)
+        folder.mkdir(parents=True)
+        (folder / "result.json").touch()
+    monkeypatch.setattr(run_directory, "check_place", lambda *_: None)
+
+    assert call(monkeypatch, "run", str(minimal), "--out", "here", "--set", "seeds=[0]") == 0
+
+    assert ("nothing is run" in capsys.readouterr().err) == (finished == 2)
 
 
 def test_our_own_fault_is_not_hidden(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:

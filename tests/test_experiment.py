@@ -431,6 +431,17 @@ def test_the_report_can_be_rebuilt_from_the_directory_alone(folder: Path, finish
     assert (finished / "report.html").read_text() == before
 
 
+def test_arms_that_are_missing_are_named(finished: Path) -> None:
+    arms = arms_from_json((finished / "results.json").read_text())
+    last = arms[-1]
+
+    assert not any("Not finished" in note for note in experiment.notes_on(finished, arms, ()))
+    first, *_ = experiment.notes_on(finished, arms[:-1], ())
+    assert first == (
+        f"Not finished: {last.policy} s{last.seed}; raise-mdit run {finished} goes on."
+    )
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "results.json"])
 def test_a_folder_without_a_run_is_named(finished: Path, name: str) -> None:
     (finished / name).unlink()

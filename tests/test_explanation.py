@@ -505,7 +505,8 @@ def test_the_command_prints_tables_and_writes_the_page(
     assert call(monkeypatch, "explain", str(run.directory), "--top", "20") == 0
 
     shown = capsys.readouterr().out
-    assert (run.directory / "explanation.html").is_file()
+    arm = explanation.result
+    assert (run.directory / f"explanation-{arm.policy}-s{arm.seed}.html").is_file()
     for pick in explanation.picks:
         line = rf"^ *{pick.step} +{pick.slot} +{pick.score:.3f} +\{pick.lift:+.3f} .* {pick.kind} "
         assert re.search(line, shown, re.MULTILINE)

@@ -114,7 +114,9 @@ def test_its_export_says_what_it_began_as(source: Path, tmp_path: Path) -> None:
     exported = export_policy(source, policy="tried", seed=1, to=tmp_path / "policy")
 
     began = prior_of_arm(section(source), read_result(source / "arms" / "tried-s1"))
-    taken = trained_policy(PpoConfig.model_validate({"kind": "ppo", "from": str(exported.directory)}))
+    taken = trained_policy(
+        PpoConfig.model_validate({"kind": "ppo", "from": str(exported.directory)})
+    )
     assert began is not None
     assert taken.policy.prior == began
     assert taken.policy.trials is None

@@ -66,11 +66,13 @@ def run(
     """
     config, directory = _run_asked_for(file, set_, out_, more_seeds)
     from raise_mdit import experiment  # torch and the rest, only now that the file is sound
-    from raise_mdit.run_directory import check_place
+    from raise_mdit.run_directory import check_place, finished_folders, num_arms
     from raise_mdit.terminal import progress_for
 
     check_place(config, directory)
     err.print(f"Run directory: {escape(str(directory))}")
+    if len(list(finished_folders(config, directory))) == num_arms(config):
+        err.print("Every policy and seed has finished: nothing is run, all are compared again.")
     progress = progress_for(err)
     outcome, before = None, _written(directory / "results.json")
     try:

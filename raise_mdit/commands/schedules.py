@@ -44,7 +44,7 @@ def explain(
         ),
     ] = 10,
 ) -> None:
-    """Tell why a learned policy picked what it picked, and write RUN_DIR/explanation.html.
+    """Tell why a learned policy picked what it picked, and write RUN_DIR/explanation-ARM.html.
 
     Divides each pick's score above its window's mean among groups of features (`stage`,
     `difficulty`, `semantic`, `kind`, `availability`, and a `gradient` or `prior` where the policy
@@ -67,9 +67,10 @@ def explain(
         )
     finally:
         progress.finish()
-    path = directory / "explanation.html"
+    arm = explained.result
+    path = directory / f"explanation-{arm.policy}-s{arm.seed}.html"
     write_page(path, explained, top=top)
-    out.print(f"{explained.result.policy} s{explained.result.seed}: {headline(explained)}",
+    out.print(f"{arm.policy} s{arm.seed}: {headline(explained)}",
               markup=False, highlight=False)  # fmt: skip
     tables = (picks_table(explained, top=top), attributions_table(explained))
     for table in (*tables, shares_table(explained)):
