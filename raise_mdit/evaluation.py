@@ -18,6 +18,7 @@ from raise_mdit.openings import Seal, read_openings
 from raise_mdit.progress import Progress
 from raise_mdit.results import ArmResult, read_results, to_json
 from raise_mdit.run_directory import expected_arms
+from raise_mdit.run_lock import alone_in
 from raise_mdit.runs import arm_folder, cache_directory, write_text
 from raise_mdit.task_metrics import load_answer_metric
 from raise_mdit.tuning import Tuning
@@ -37,10 +38,18 @@ def evaluate(directory: Path, progress: Progress) -> tuple[PolicySummary, ...]:
         The comparison, which is written to the directory, too.
 
     Raises:
-        RunError: Arms have not finished, or the test was opened for all of them before.
+        RunError: Arms have not finished, or the test was opened for all of them before, or another
+            process is at work in the directory.
         UserError: Of any kind, for what cannot be had any more.
     """
     config = read_config(directory)
+    with alone_in(directory):
+        return _evaluate(config, directory, progress)
+
+
+def _evaluate(
+    config: ExperimentConfig, directory: Path, progress: Progress
+) -> tuple[PolicySummary, ...]:
     arms = _finished(directory, config)
     waiting = [arm for arm in arms if arm.test is None]
     if not waiting:

@@ -40,6 +40,7 @@ from raise_mdit.run_directory import (
     write_arm,
     write_preparation,
 )
+from raise_mdit.run_lock import alone_in
 from raise_mdit.runs import (
     MetricsFile,
     arm_folder,
@@ -80,23 +81,9 @@ def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcom
         raise ConfigError(
             "sweep: is run by `raise-mdit sweep FILE`; --set sweep=null runs the rest"
         )
-    _open_directory(config, directory)
-    finished = {key: read_arm(folder) for key, folder in finished_folders(config, directory)}
-    keep_metrics(directory / "metrics.jsonl", set(finished))
-    summaries: tuple[PolicySummary, ...] = ()
-    tracker = _tracker(config, directory)
-    try:
-        if len(finished) < num_arms(config):
-            preparation = prepare(config, cache=cache_directory(), progress=progress)
-            preparation = check_transfers(preparation, progress=progress)
-            write_preparation(directory, preparation)
-            _run_arms(preparation, directory, finished, progress, tracker)
-    finally:
-        if finished:
-            summaries = _conclude(config, directory, finished)
-    tracker.conclude()
-    arms = [arm.result for arm in finished.values()]
-    return Outcome(directory, summaries, notes_on(directory, arms, summaries))
+    _make_directory(config, directory)
+    with alone_in(directory):
+        return _run(config, directory, progress)
 
 
 def rebuild_report(directory: Path) -> Path:
@@ -122,7 +109,29 @@ def conclude(directory: Path) -> tuple[PolicySummary, ...]:
     return _conclude(config, directory, finished)
 
 
-def _open_directory(config: ExperimentConfig, directory: Path) -> None:
+def _run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcome:
+    """The run, in a directory that nobody else writes to."""
+    write_text(directory / "config.yaml", resolved_yaml(config))
+    write_json(directory / "versions.json", versions())
+    finished = {key: read_arm(folder) for key, folder in finished_folders(config, directory)}
+    keep_metrics(directory / "metrics.jsonl", set(finished))
+    summaries: tuple[PolicySummary, ...] = ()
+    tracker = _tracker(config, directory)
+    try:
+        if len(finished) < num_arms(config):
+            preparation = prepare(config, cache=cache_directory(), progress=progress)
+            preparation = check_transfers(preparation, progress=progress)
+            write_preparation(directory, preparation)
+            _run_arms(preparation, directory, finished, progress, tracker)
+    finally:
+        if finished:
+            summaries = _conclude(config, directory, finished)
+    tracker.conclude()
+    arms = [arm.result for arm in finished.values()]
+    return Outcome(directory, summaries, notes_on(directory, arms, summaries))
+
+
+def _make_directory(config: ExperimentConfig, directory: Path) -> None:
     check_place(config, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -130,8 +139,6 @@ def _open_directory(config: ExperimentConfig, directory: Path) -> None:
         raise RunError(
             f"{directory}: cannot be made a run directory ({error.strerror}); give another --out"
         ) from error
-    write_text(directory / "config.yaml", resolved_yaml(config))
-    write_json(directory / "versions.json", versions())
 
 
 def more_seeds(config: ExperimentConfig, count: int) -> ExperimentConfig:

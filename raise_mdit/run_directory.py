@@ -46,6 +46,7 @@ from raise_mdit.policy_source import embeddings_in_words
 from raise_mdit.preparation import Preparation
 from raise_mdit.results import ArmResult, read_result, to_json, total
 from raise_mdit.run_candidates import WORDING_FILE
+from raise_mdit.run_lock import LOCK_FILE
 from raise_mdit.runs import arm_folder, read_json, write_json, write_text
 from raise_mdit.schedule import read_schedule, write_schedule
 
@@ -123,7 +124,7 @@ def check_place(config: ExperimentConfig, directory: Path) -> None:
                 f"{directory}: holds a run of another experiment file; give the same file and "
                 "--set values to resume it, or another --out"
             )
-    elif directory.is_dir() and any(directory.iterdir()):
+    elif directory.is_dir() and {each.name for each in directory.iterdir()} - {LOCK_FILE}:
         raise RunError(f"{directory}: not empty and not a run directory; give another --out")
 
 

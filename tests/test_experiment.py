@@ -41,6 +41,7 @@ from raise_mdit.progress import Silent
 from raise_mdit.ranking_config import NearestToTargetConfig, RankedSection
 from raise_mdit.recording import Recorder
 from raise_mdit.results import ArmResult, arms_from_json
+from raise_mdit.run_lock import alone_in
 from raise_mdit.runs import MetricsFile
 from raise_mdit.schedule import order_digest, read_schedule
 from raise_mdit.tracking import NullTracker
@@ -232,6 +233,7 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     files = {path.name for path in finished.iterdir()}
 
     assert files == {
+        ".lock",
         "arms",
         "basis.safetensors",
         "config.yaml",
@@ -429,6 +431,20 @@ def test_the_report_can_be_rebuilt_from_the_directory_alone(folder: Path, finish
     experiment.rebuild_report(finished)
 
     assert (finished / "report.html").read_text() == before
+
+
+def test_two_processes_do_not_share_a_directory(folder: Path) -> None:
+    """The second is refused before it writes; when the first has ended the directory is free."""
+    directory = folder / "shared"
+    directory.mkdir()
+    with alone_in(directory), pytest.raises(RunError, match=r"shared: another process is at work"):
+        run(folder, "shared")
+    assert [each.name for each in directory.iterdir()] == [".lock"]
+
+    run(folder, "shared", "seeds=[0]", "policies=[{kind: base}, {kind: random}]")
+
+    with alone_in(directory), pytest.raises(RunError, match="another process is at work"):
+        experiment.run(read_config(directory), directory, Silent())
 
 
 def test_arms_that_are_missing_are_named(finished: Path) -> None:
