@@ -177,7 +177,10 @@ def _validated(value: Value) -> tuple[ExperimentConfig | None, list[Fault]]:
     try:
         config = ExperimentConfig.model_validate(_with_tuples(value))
     except ValidationError as error:
-        return None, schema_faults(error, value)
+        faults = schema_faults(error, value)
+        if not faults:  # ours: what is refused has a fault in our words
+            raise
+        return None, faults
     return config, consistency_faults(config)
 
 

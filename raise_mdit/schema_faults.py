@@ -118,7 +118,10 @@ class _Written(NamedTuple):
 
 def _is_echo(details: ErrorDetails) -> bool:
     """Whether a list is called too short only because its entries have faults of their own."""
-    return details["type"] == "too_short" and len(details["input"]) > 0
+    if details["type"] != "too_short":
+        return False
+    num_sound = details["ctx"]["actual_length"]
+    return bool(num_sound < len(details["input"]))
 
 
 def _is_other_branch(group: list[ErrorDetails], where: Location, places: list[Location]) -> bool:
@@ -233,7 +236,10 @@ def _out_of_range(details: ErrorDetails) -> str:
             key, colon, rest = words.partition(": ")
             return rest if colon and key.isidentifier() else words
         case "too_short":
-            return f"should have at least {details['ctx']['min_length']} entry, got an empty list"
+            least, found = details["ctx"]["min_length"], len(details["input"]) or "an empty list"
+            return (
+                f"should have at least {least} {'entry' if least == 1 else 'entries'}, got {found}"
+            )
         case "too_long":
             most = details["ctx"]["max_length"]
             return f"should have at most {most} entries, got {len(details['input'])}"

@@ -130,9 +130,9 @@ SCHEMA_FAULTS = {
         "  - kind: random",
         "  - kind: radnom",
         ":30:11: policies.1.kind: got 'radnom', allowed: base, random, mosaic_only, mdit_only, "
-        "full, longest, perplexity, ifd, sspl, k_center, deita, nearest_to_target, dsir, less, "
-        "gradient_alignment, greats, random_search, exp3, ucb, thompson, influence, ppo, a2c, "
-        "reinforce, raise, package.module:Class. Did you mean 'random'?",
+        "full, longest, shortest, perplexity, ifd, sspl, k_center, deita, nearest_to_target, dsir, "
+        "less, in_turn, best_of, gradient_alignment, greats, random_search, exp3, ucb, thompson, "
+        "influence, ppo, a2c, reinforce, raise, package.module:Class. Did you mean 'random'?",
     ),
     "policy without a kind": (
         "  - kind: random",
@@ -307,6 +307,20 @@ def test_all_faults_come_at_once_in_the_order_of_lines(path: Path) -> None:
     )
     places = [line.split(": ")[0] for line in faults(path)]
     assert places == [f"experiment.yaml:{at}" for at in ("1:1", "1:1", "2:12", "26:3", "30:11")]
+
+
+@pytest.mark.parametrize(
+    ("rankings", "message"),
+    [
+        ("[]", "should have at least 2 entries, got an empty list"),
+        ("[{kind: dsir}]", "should have at least 2 entries, got 1"),
+    ],
+)
+def test_a_list_that_is_too_short_is_told(path: Path, rankings: str, message: str) -> None:
+    path.write_text(edited(("  - kind: random", f"  - {{kind: in_turn, rankings: {rankings}}}")))
+
+    (fault,) = faults(path)
+    assert fault.endswith(f"rankings: {message}")
 
 
 def test_a_list_with_broken_entries_is_not_called_too_short(path: Path) -> None:
