@@ -154,8 +154,9 @@ class ArmEnvironments:
         policy = random_policy(rng, num_picks=self.preparation.config.environment.batch_size)
         gains = []
         for seed in seeds:
-            gains.append(play(env, policy, seed).gains)
-            advance(sum(gains[-1]))
+            played = play(env, policy, seed)
+            gains.append(played.gains)
+            advance(played.total)
         return mean_by_step(gains)
 
     def final(self) -> InstructionSelectionEnv:
@@ -252,6 +253,11 @@ class Played(NamedTuple):
     """[k] pool rows of each step."""
     validation_loss: float
     """After the last one."""
+
+    @property
+    def total(self) -> float:
+        """Improvement over the episode."""
+        return sum(self.gains)
 
 
 def play(

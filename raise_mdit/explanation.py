@@ -41,7 +41,7 @@ from raise_mdit.progress import Progress
 from raise_mdit.rescoring import RescoredStep, Rescorer
 from raise_mdit.results import ArmResult, read_result
 from raise_mdit.run_candidates import PARENTS, RunCandidates, asked, one_line
-from raise_mdit.runs import arm_folder
+from raise_mdit.runs import arm_folder, arms_in_words
 from raise_mdit.schedule import Pick, read_schedule
 
 WAYS_OF_GROUPING = ("source", "kind", "cluster")
@@ -198,7 +198,7 @@ class _Arms:
                 else:
                     self._folders.setdefault(policy.label, {})[seed] = folder
         self.notes = tuple(
-            f"Left out, as {reason}: {_listed(arms)}." for reason, arms in left_out.items()
+            f"Left out, as {reason}: {arms_in_words(arms)}." for reason, arms in left_out.items()
         )
 
     def chosen(self, policy: str | None, seed: int | None) -> Path:
@@ -270,11 +270,6 @@ def _why_without_decisions(policy: PolicyConfig) -> str:
         case ScorerSection():
             return "they ran in an older version, which kept no decisions"
     return "they do not learn what to pick"
-
-
-def _listed(arms: Mapping[str, Sequence[int]]) -> str:
-    """Policies with their seeds."""
-    return ", ".join(" ".join([label, *(f"s{seed}" for seed in arms[label])]) for label in arms)
 
 
 def _check_place(name: str, place: int | None, count: int) -> None:

@@ -23,6 +23,7 @@ from raise_mdit.ranking_config import (
     RankedSection,
     ShortestConfig,
     SsplConfig,
+    passes_of,
 )
 
 FeatureGroup = Literal["stage", "difficulty", "semantic", "kind", "availability"]
@@ -175,7 +176,7 @@ class BestOfConfig(PolicySection):
     @property
     def needed_passes(self) -> frozenset[Pass]:
         """Those of each ranking."""
-        return frozenset[Pass]().union(*(each.needed_passes for each in self.rankings))
+        return passes_of(self.rankings)
 
     @property
     def most_uses(self) -> int | None:

@@ -113,7 +113,7 @@ class PolicyLearning:
             case BestOfConfig():
                 trials = self._try(self.policy)
                 chosen = best_trial(trials)
-                return Learned(chosen.policy, tuple(trial.total for trial in trials))
+                return Learned(chosen.policy, tuple(trial.played.total for trial in trials))
         raise AssertionError(f"{self.policy.label} does not learn")
 
     def _by_gradients(self, policy: ScorerSection | RaiseConfig) -> Learned:
@@ -163,7 +163,7 @@ class PolicyLearning:
         return replace(
             learned,
             policy=ReplayPolicy(best.batches),
-            returns=(*learned.returns, sum(greedy.gains)),
+            returns=(*learned.returns, greedy.total),
             best=best,
         )
 
@@ -192,7 +192,7 @@ class PolicyLearning:
         assert column is not None, "a ranking is a column"
         num_features = environments.num_columns + 1
         weights = weights_of_ranking(num_features, column, strength=policy.prior.strength)
-        return _Start(environments, weights, tuple(trial.total for trial in trials), best)
+        return _Start(environments, weights, tuple(trial.played.total for trial in trials), best)
 
     def _start_from_gains(self, regression: InfluenceConfig, strength: float) -> _Start:
         influence = self._influence(regression.model_copy(update={"name": self.policy.label}))
@@ -296,11 +296,11 @@ class PolicyLearning:
         self.recorder.log(
             {
                 tracking.ROLLOUT_EPISODE: episode + 1,
-                tracking.ROLLOUT_EPISODE_RETURN: sum(played.gains),
+                tracking.ROLLOUT_EPISODE_RETURN: played.total,
                 tracking.ROLLOUT_EPISODE_STEPS: len(played.gains),
             }
         )
-        self.progress.advance(episode_return=sum(played.gains), loss=played.validation_loss)
+        self.progress.advance(episode_return=played.total, loss=played.validation_loss)
         return played
 
     def _begin(self, episodes: int) -> None:
@@ -311,7 +311,7 @@ class PolicyLearning:
 
 
 def _picked(played: Played) -> PickedEpisode:
-    return PickedEpisode(sum(played.gains), played.batches)
+    return PickedEpisode(played.total, played.batches)
 
 
 def _better(first: PickedEpisode | None, second: PickedEpisode | None) -> PickedEpisode:

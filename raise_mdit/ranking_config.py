@@ -5,6 +5,7 @@ A ranking is a policy by itself, and what a learned policy may begin as.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -143,6 +144,11 @@ Ranking = (
 """One by itself."""
 
 
+def passes_of(rankings: Iterable[PolicySection]) -> frozenset[Pass]:
+    """Passes of the untuned model that some of these could not do without."""
+    return frozenset[Pass]().union(*(each.needed_passes for each in rankings))
+
+
 class InTurnConfig(RankedSection):
     """Rankings that take turns: each takes the candidate that it puts first of those left.
 
@@ -156,7 +162,7 @@ class InTurnConfig(RankedSection):
     @property
     def needed_passes(self) -> frozenset[Pass]:
         """Those of each."""
-        return frozenset[Pass]().union(*(each.needed_passes for each in self.rankings))
+        return passes_of(self.rankings)
 
 
 Ranked = Annotated[Ranking | InTurnConfig, Field(discriminator="kind")]

@@ -27,11 +27,6 @@ class Trial(NamedTuple):
     policy: SelectionPolicy
     played: Played
 
-    @property
-    def total(self) -> float:
-        """Improvement over the fine-tuning."""
-        return sum(self.played.gains)
-
 
 Play = Callable[[InstructionSelectionEnv, SelectionPolicy, int], Played]
 """Plays an episode of a number, counted from 0."""
@@ -86,4 +81,4 @@ def _follow(
 
 def best_trial(trials: list[Trial]) -> Trial:
     """The one that improved the model most; of equals, the first."""
-    return max(trials, key=lambda trial: trial.total)
+    return max(trials, key=lambda trial: trial.played.total)

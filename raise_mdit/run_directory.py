@@ -47,7 +47,7 @@ from raise_mdit.preparation import Preparation
 from raise_mdit.results import ArmResult, read_result, to_json, total
 from raise_mdit.run_candidates import WORDING_FILE
 from raise_mdit.run_lock import LOCK_FILE
-from raise_mdit.runs import arm_folder, read_json, write_json, write_text
+from raise_mdit.runs import arm_folder, arms_in_words, read_json, write_json, write_text
 from raise_mdit.schedule import read_schedule, write_schedule
 
 PACKAGES = (
@@ -177,10 +177,7 @@ def unfinished_notes(directory: Path, arms: Sequence[ArmResult]) -> tuple[str, .
             missing.setdefault(label, []).append(seed)
     if not missing:
         return ()
-    named = ", ".join(
-        " ".join([label, *(f"s{seed}" for seed in seeds)]) for label, seeds in missing.items()
-    )
-    return (f"Not finished: {named}; raise-mdit run {directory} goes on.",)
+    return (f"Not finished: {arms_in_words(missing)}; raise-mdit run {directory} goes on.",)
 
 
 def choosing_notes(directory: Path, arms: Sequence[ArmResult]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +53,15 @@ def arm_folder(directory: Path, label: str, seed: int) -> Path:
         seed: Of the arm.
     """
     return directory / "arms" / f"{label}-s{seed}"
+
+
+def arms_in_words(arms: Mapping[str, Sequence[int]]) -> str:
+    """Policies, each with its seeds.
+
+    Args:
+        arms: Seeds by label.
+    """
+    return ", ".join(" ".join([label, *(f"s{seed}" for seed in arms[label])]) for label in arms)
 
 
 @contextmanager

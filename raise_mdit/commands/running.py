@@ -83,11 +83,7 @@ def run(
             err.print(f"Stopped. Finished arms are in {escape(str(directory))}; resume with "
                       f"raise-mdit run {escape(str(directory))}")  # fmt: skip
     _print_comparison(outcome.summaries, outcome.notes)
-    out.print(f"report    {escape(str(directory / 'report.html'))}")
-    out.print(f"schedules {escape(str(directory / 'schedule.jsonl'))}")
-    wandb = config.tracking.wandb
-    if wandb is not None and wandb.mode == "offline":
-        out.print(f"W&B       kept on disk; raise-mdit sync {escape(str(directory))} sends it")
+    _print_places(config, directory)
 
 
 def _run_asked_for(
@@ -115,6 +111,15 @@ def _run_asked_for(
             f"{file} is a run directory, which goes on as it began: --set and --out have no place"
         )
     return (config if more is None else more_seeds(config, more)), file
+
+
+def _print_places(config: ExperimentConfig, directory: Path) -> None:
+    """Where to find what a run has written."""
+    out.print(f"report    {escape(str(directory / 'report.html'))}")
+    out.print(f"schedules {escape(str(directory / 'schedule.jsonl'))}")
+    wandb = config.tracking.wandb
+    if wandb is not None and wandb.mode == "offline":
+        out.print(f"W&B       kept on disk; raise-mdit sync {escape(str(directory))} sends it")
 
 
 def _written(path: Path) -> int | None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -103,14 +103,9 @@ def less_features(
     learning_rates_C = np.empty(checkpoints)
     trained = [row for batch in warmup_batches for row in batch]
     cost = _frozen_layers(learner, [*candidates, *targets, *trained])
-    kept = _KeptFeatures(
-        learner,
-        dimensions,
-        seed,
-        f"{identity} {[len(batch) for batch in warmup_batches]} of {checkpoints}",
-        trained,
-        cache,
-    )
+    sizes = [len(batch) for batch in warmup_batches]
+    history = measurement_key(f"{identity} {sizes} of {checkpoints}", _parts(trained))
+    kept = _KeptFeatures(learner, dimensions, seed, history, cache)
     start = learner.snapshot()
     try:
         reached = warm_up(learner, warmup_batches, checkpoints=checkpoints)
@@ -136,9 +131,7 @@ class _KeptFeatures:
     dimensions: int
     seed: int
     history: str
-    """Of the short training, and what it began from."""
-    trained: Sequence[EncodedRow]
-    """In the order in which it trained on them."""
+    """Key of the short training, and of what it began from."""
     cache: Path
 
     def features(
@@ -175,8 +168,12 @@ class _KeptFeatures:
 
     def _key(self, rows: Sequence[EncodedRow], checkpoint: int, *, adam: bool) -> str:
         settings = f"{checkpoint} {adam} {self.dimensions} {self.seed} {len(rows)}"
-        parts = (part for row in (*self.trained, *rows) for part in parts_of_row(row))
-        return measurement_key(f"less {GRADIENTS_VERSION} {self.history} {settings}", parts)
+        words = f"less {GRADIENTS_VERSION} {self.history} {settings}"
+        return measurement_key(words, _parts(rows))
+
+
+def _parts(rows: Sequence[EncodedRow]) -> Iterator[NDArray[Any]]:
+    return (part for row in rows for part in parts_of_row(row))
 
 
 def _frozen_layers(learner: CausalLmLearner, rows: Sequence[EncodedRow]) -> Cost:
