@@ -70,7 +70,7 @@ def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcom
     Args:
         config: The experiment.
         directory: An empty folder, or that of a run of the same experiment that is unfinished or
-            has fewer seeds.
+            has fewer policies or seeds.
         progress: Told of long work.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from raise_mdit.config import ExperimentConfig
+from raise_mdit.config_differences import differences, in_words, is_below
 from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import read_config
 from raise_mdit.results import ArmResult, HeldOut, read_results
@@ -48,19 +49,23 @@ def gather(directories: Sequence[Path]) -> Gathered:
             or have the same policy and seed with another outcome.
     """
     runs = [_read(directory) for directory in dict.fromkeys(directories)]
-    differing = {key: values for run in runs[1:] for key, values in _differences(runs[0], run)}
+    differing = {
+        key: values
+        for run in runs[1:]
+        for key, values in differences(runs[0].config, run.config).items()
+    }
     comparable = [*COMPARABLE, *(name for run in runs for name in _held_out_sources(run))]
-    refused = {key: found for key, found in differing.items() if _is_below(key, comparable)}
+    refused = {key: found for key, found in differing.items() if is_below(key, comparable)}
     if refused:
         raise RunError(_not_comparable(runs, refused))
-    told = {key: found for key, found in differing.items() if not _is_below(key, OF_NO_EFFECT)}
+    told = {key: found for key, found in differing.items() if not is_below(key, OF_NO_EFFECT)}
     clashing = _clashing_names(runs)
     if told or clashing:
         arms = [arm for run in runs for arm in _named_by_directory(run, runs)]
     else:
         arms = _pooled(runs)
     _check_same_items(arms)
-    notes = [f"The runs differ in {key}: {_listed(values)}." for key, values in told.items()]
+    notes = [f"The runs differ in {key}: {in_words(values)}." for key, values in told.items()]
     if clashing:
         notes.append(f"The runs differ in what they call {', '.join(clashing)}.")
     if len({arm.metric for arm in arms}) > 1:
@@ -73,49 +78,17 @@ def _read(directory: Path) -> _Run:
     return _Run(directory, read_config(directory), read_results(directory / "results.json"))
 
 
-def _differences(first: _Run, other: _Run) -> Iterator[tuple[str, tuple[object, object]]]:
-    """Keys with unequal values."""
-    mine, theirs = (dict(_flat(_sections(run.config))) for run in (first, other))
-    for key in dict.fromkeys([*mine, *theirs]):
-        if mine.get(key) != theirs.get(key):
-            yield key, (mine.get(key), theirs.get(key))
-
-
-def _sections(config: ExperimentConfig) -> dict[str, object]:
-    """The experiment, with its sources by name."""
-    sections = config.model_dump(mode="json")
-    sections["data"]["sources"] = {each["name"]: each for each in sections["data"]["sources"]}
-    return sections
-
-
 def _held_out_sources(run: _Run) -> list[str]:
     data = run.config.data
     return [f"data.sources.{share.source}" for share in (*data.test, *data.model_selection)]
 
 
-def _flat(section: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted keys; a list is one value."""
-    for name, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _is_below(key: str, sections: Sequence[str]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
 def _not_comparable(runs: Sequence[_Run], refused: Mapping[str, tuple[object, object]]) -> str:
-    lines = [f"{key}: {_listed(values)}" for key, values in refused.items()]
+    lines = [f"{key}: {in_words(values)}" for key, values in refused.items()]
     names = ", ".join(str(run.directory) for run in runs)
     return "\n".join(
         [f"{names}: cannot be compared, as they were measured on different data", *lines]
     )
-
-
-def _listed(values: tuple[object, object]) -> str:
-    return " and ".join("none" if value is None else str(value) for value in values)
 
 
 def _clashing_names(runs: Sequence[_Run]) -> list[str]:

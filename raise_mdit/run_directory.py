@@ -35,6 +35,7 @@ from raise_mdit import __version__
 from raise_mdit.arms import Arm
 from raise_mdit.comparison import cost_of_choosing
 from raise_mdit.config import ExperimentConfig
+from raise_mdit.config_differences import differences, in_words, is_below
 from raise_mdit.core import Cost
 from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, write_basis, write_features
 from raise_mdit.errors import RunError
@@ -105,8 +106,8 @@ def check_place(config: ExperimentConfig, directory: Path) -> None:
 
     Args:
         config: The experiment.
-        directory: Missing, empty, of a run of the same experiment with as many seeds or fewer, or
-            of any run that failed before it had prepared anything.
+        directory: Missing, empty, of a run of the same experiment with these policies and seeds or
+            some of them, or of any run that failed before it had prepared anything.
 
     Raises:
         RunError: There is something else.
@@ -116,16 +117,31 @@ def check_place(config: ExperimentConfig, directory: Path) -> None:
             f"{directory}: cannot be made a run directory (File exists); give another --out"
         )
     if (directory / CONFIG_FILE).exists():
-        before = read_config(directory)
-        resumed = config.model_copy(update={"seeds": before.seeds})
-        goes_on = resumed == before and set(before.seeds) <= set(config.seeds)
-        if not goes_on and (directory / PREPARATION_FILE).exists():
+        hindrances = _hindrances(read_config(directory), config)
+        if hindrances and (directory / PREPARATION_FILE).exists():
             raise RunError(
-                f"{directory}: holds a run of another experiment file; give the same file and "
-                "--set values to resume it, or another --out"
+                f"{directory}: holds a run of another experiment, so it cannot go on with this "
+                f"one: {'; '.join(hindrances)}. Give another --out, or the same file and --set "
+                "values, to which policies and seeds may be added"
             )
     elif directory.is_dir() and {each.name for each in directory.iterdir()} - {LOCK_FILE}:
         raise RunError(f"{directory}: not empty and not a run directory; give another --out")
+
+
+def _hindrances(before: ExperimentConfig, config: ExperimentConfig) -> list[str]:
+    """Why a run cannot go on as another experiment, in words; nothing where it can."""
+    known = {policy.label: policy for policy in config.policies}
+    others = [policy.label for policy in before.policies if known.get(policy.label) != policy]
+    seeds = sorted(set(before.seeds) - set(config.seeds))
+    return [
+        *(
+            f"{key} differs ({in_words(values)})"
+            for key, values in differences(before, config).items()
+            if not is_below(key, ("policies", "seeds"))
+        ),
+        *(f"{label} is another policy or is missing" for label in others),
+        *(f"seed {seed} is missing" for seed in seeds),
+    ]
 
 
 def write_preparation(directory: Path, preparation: Preparation) -> None:

@@ -220,7 +220,7 @@ def test_a_place_that_cannot_be_run_in_is_refused_before_it_is_named(
     for place, words in (
         ("file", "file: cannot be made a run directory"),
         ("full", "full: not empty and not a run directory"),
-        ("run", "run: holds a run of another experiment file"),
+        ("run", "run: holds a run of another experiment, so it cannot go on with this one: name d"),
     ):
         assert call(monkeypatch, "run", str(minimal), "--out", place) == 2
         shown = capsys.readouterr().err

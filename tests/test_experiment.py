@@ -399,8 +399,40 @@ def test_a_run_killed_within_an_arm_resumes_to_the_same_result(
 
 
 def test_another_experiment_does_not_resume_a_run(folder: Path, finished: Path) -> None:
-    with pytest.raises(RunError, match="another experiment file"):
-        run(folder, "run", "seeds=[5]")
+    before = (finished / "config.yaml").read_text()
+
+    with pytest.raises(RunError) as refused:
+        run(
+            folder,
+            "run",
+            "seeds=[0, 5]",
+            "learner.learning_rate=0.5",
+            "policies=[{kind: base}, {kind: random}]",
+        )
+
+    assert "learner.learning_rate differs (0.01 and 0.5)" in str(refused.value)
+    assert "full is another policy or is missing" in str(refused.value)
+    assert "base is another policy" not in str(refused.value)
+    assert "seed 1 is missing" in str(refused.value)
+    assert (finished / "config.yaml").read_text() == before
+
+
+def test_a_policy_is_added_to_a_run(folder: Path) -> None:
+    """It gets what it gets in a run that has it from the beginning, and nothing else runs again."""
+    whole = "policies=[{kind: longest}, {kind: base}, {kind: dsir}, {kind: random}]"
+    expected = arms_of(run(folder, "whole", "seeds=[0]", whole))
+    run(folder, "grown", "seeds=[0]", "policies=[{kind: base}, {kind: random}, {kind: longest}]")
+    results = folder / "grown" / "arms" / "longest-s0" / "result.json"
+    written = results.stat().st_mtime_ns
+
+    grown = arms_of(run(folder, "grown", "seeds=[0]", whole))
+
+    assert list(grown) == list(expected)
+    assert {k: opened(v).loss for k, v in grown.items()} == {
+        k: opened(v).loss for k, v in expected.items()
+    }
+    assert grown["dsir", 0].costs["features"].flops == expected["dsir", 0].costs["features"].flops
+    assert results.stat().st_mtime_ns == written
 
 
 def test_a_run_that_prepared_nothing_gives_way_to_a_mended_file(folder: Path) -> None:

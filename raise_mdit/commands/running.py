@@ -43,7 +43,8 @@ def run(
             "--out",
             metavar="DIR",
             help="Run directory. Default: `runs/NAME/STAMP`. A directory of an unfinished run of "
-            "the same experiment is resumed: finished policies and seeds are kept.",
+            "the same experiment, or of one with fewer policies or seeds, goes on, and keeps what "
+            "has finished.",
         ),
     ] = None,
     more_seeds: Annotated[
