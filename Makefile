@@ -31,7 +31,7 @@ gpu: .venv-gpu/.installed ## the same on a GPU, and the tests that need one
 	.venv-gpu/bin/python -m raise_mdit.benchmarks --device cuda --learners 1 8 32 64
 
 test: setup ## run the tests with branch coverage, one worker a core
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses auto --cov --cov-fail-under=90
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-fail-under=90
 
 interop: setup .venv-interop/.installed ## train LLaMA-Factory on an exported schedule, and check the order
 	LLAMAFACTORY_PYTHON=$(CURDIR)/.venv-interop/bin/python HF_HUB_OFFLINE=1 $(BIN)/pytest tests/interop
