@@ -29,7 +29,7 @@ from raise_mdit.policy_config import (
     RandomSection,
     ScorerSection,
 )
-from raise_mdit.policy_learning import Learned, PolicyLearning
+from raise_mdit.policy_learning import NO_EXPERIENCE, Experience, Learned, PolicyLearning
 from raise_mdit.policy_transfer import Transfer
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
@@ -37,7 +37,8 @@ from raise_mdit.recording import Recorder
 from raise_mdit.renewal import num_learning_episodes
 from raise_mdit.results import ArmResult, HeldOut, total
 from raise_mdit.schedule import Pick
-from raise_mdit.selectors import allowed, fixed_selector, prior_of, stream
+from raise_mdit.selectors import allowed, fixed_selector, prior_of
+from raise_mdit.streams import stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +80,16 @@ def run_arm(
     preparation.tuning.start_over()
     running.charge_shared()
     if not policy.picks:
-        learned, final = None, running.leave_untrained()
+        experience, final = NO_EXPERIENCE, running.leave_untrained()
     else:
         learned = running.choose()
+        experience = learned.experience
         if isinstance(policy, FullDataConfig):
             running.read_everything()
         final = running.fine_tune(learned)
         if final.decisions is not None:
             write_decisions(directory / DECISIONS_FILE, final.decisions.decisions)
-    returns = () if learned is None else learned.returns
-    return Arm(running.result(final, returns), tuple(running.picks(final)))
+    return Arm(running.result(final, experience), tuple(running.picks(final)))
 
 
 def summary_of(result: ArmResult) -> dict[str, float | int]:
@@ -173,7 +174,7 @@ class _Running:
         """The policy that another run has trained."""
         self.ledger.charge("proxy_check", self.preparation.transfer_costs[policy.label, self.seed])
         made = Transfer(self.environments, policy, self.seed).final_policy()
-        return Learned(made, (), deterministic=policy.final == "greedy")
+        return Learned(made, deterministic=policy.final == "greedy")
 
     def learn(self) -> Learned:
         """The policy, from the episodes that it learns from."""
@@ -197,7 +198,7 @@ class _Running:
             charge=lambda cost: self.ledger.charge("features", cost),
         )
         self.ledger.charge("features", selector.cost)
-        return Learned(selector.policy, ())
+        return Learned(selector.policy)
 
     def fine_tune(self, learned: Learned) -> _Final:
         """Train the base model under the policy to the budget."""
@@ -241,7 +242,7 @@ class _Running:
         _, info = self.environments.final().reset(seed=self._stream("final"))
         return _Final([info["validation_loss"]], flops=[self._flops_so_far()])
 
-    def result(self, final: _Final, returns: tuple[float, ...]) -> ArmResult:
+    def result(self, final: _Final, experience: Experience) -> ArmResult:
         """What the arm reached."""
         data = self.preparation
         selection, test = self.measure(data.model_selection, MONITORING), None
@@ -260,7 +261,9 @@ class _Running:
             model_selection=selection,
             metric=data.test.metric,
             reward_validation_losses=tuple(final.losses),
-            episode_returns=returns,
+            episode_returns=experience.returns,
+            trials=experience.trials,
+            greedy_return=experience.greedy_return,
             steps=len(final.batches),
             tokens=final.tokens[-1],
             step_tokens=tuple(final.tokens),

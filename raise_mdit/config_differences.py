@@ -1,24 +1,23 @@
-"""In which keys two experiments differ."""
+"""In which keys two experiments, or two policies of one, differ."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
 from raise_mdit.config import ExperimentConfig
+from raise_mdit.config_section import Section
 
 
-def differences(
-    first: ExperimentConfig, other: ExperimentConfig
-) -> dict[str, tuple[object, object]]:
+def differences(first: Section, other: Section) -> dict[str, tuple[object, object]]:
     """Dotted keys with unequal values, and both values; a list is one value, None a missing one.
 
     Sources of data stand under their names.
 
     Args:
-        first: An experiment.
+        first: An experiment, or a section of one.
         other: Another.
     """
-    mine, theirs = (dict(_flat(_sections(config))) for config in (first, other))
+    mine, theirs = (dict(_flat(_keyed(section))) for section in (first, other))
     keys = dict.fromkeys([*mine, *theirs])
     return {
         key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)
@@ -35,11 +34,12 @@ def in_words(values: tuple[object, object]) -> str:
     return " and ".join("none" if value is None else str(value) for value in values)
 
 
-def _sections(config: ExperimentConfig) -> dict[str, object]:
-    """The experiment, with its sources by name."""
-    sections = config.model_dump(mode="json")
-    sections["data"]["sources"] = {each["name"]: each for each in sections["data"]["sources"]}
-    return sections
+def _keyed(section: Section) -> dict[str, object]:
+    """The section, with an experiment's sources by name."""
+    keyed = section.model_dump(mode="json")
+    if isinstance(section, ExperimentConfig):
+        keyed["data"]["sources"] = {each["name"]: each for each in keyed["data"]["sources"]}
+    return keyed
 
 
 def _flat(section: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

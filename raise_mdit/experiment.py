@@ -24,7 +24,7 @@ from raise_mdit.progress import Progress
 from raise_mdit.recording import Recorder
 from raise_mdit.report import write_report
 from raise_mdit.report_sentences import metric_agreement_of
-from raise_mdit.results import ArmResult, read_results, to_json
+from raise_mdit.results import ArmResult, read_results, to_json, total
 from raise_mdit.run_directory import (
     all_arms,
     check_place,
@@ -52,6 +52,7 @@ from raise_mdit.runs import (
 )
 from raise_mdit.schedule import Pick, write_schedule
 from raise_mdit.tracking import NullTracker, TrackedRun, Tracker
+from raise_mdit.trial_sentences import trial_sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,19 @@ def _run_arms(
             write_arm(preparation, folder, arm)
             finished[policy.label, seed] = arm
             recorder.finish()
+            progress.note(_finished_sentence(arm.result, len(finished), num_arms(config)))
     finally:
         metrics.close()
+
+
+def _finished_sentence(arm: ArmResult, number: int, of: int) -> str:
+    """What a log without bars shows of an arm."""
+    before, *_, after = (*arm.reward_validation_losses, arm.reward_validation_losses[-1])
+    minutes = total(arm.costs).seconds / 60
+    return (
+        f"{number} of {of} arms: {arm.policy} s{arm.seed}, loss on reward-validation "
+        f"{before:.3f} to {after:.3f}, {minutes:.1f} min as if alone"
+    )
 
 
 def _tracker(config: ExperimentConfig, directory: Path) -> Tracker:
@@ -255,5 +267,10 @@ def notes_on(
     """
     agreement = metric_agreement_of(arms, summaries)
     warnings = (agreement.sentence,) if agreement is not None and agreement.warns else ()
-    unfinished = unfinished_notes(directory, arms)
-    return (*unfinished, *choosing_notes(directory, arms), *power_sentences(summaries), *warnings)
+    return (
+        *unfinished_notes(directory, arms),
+        *trial_sentences(arms),
+        *choosing_notes(directory, arms),
+        *power_sentences(summaries),
+        *warnings,
+    )

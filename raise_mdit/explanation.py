@@ -43,6 +43,7 @@ from raise_mdit.results import ArmResult, read_result
 from raise_mdit.run_candidates import PARENTS, RunCandidates, asked, one_line
 from raise_mdit.runs import arm_folder, arms_in_words
 from raise_mdit.schedule import Pick, read_schedule
+from raise_mdit.trial_sentences import HIGHEST_SCORES, played_again, trial_sentences
 
 WAYS_OF_GROUPING = ("source", "kind", "cluster")
 """How picks are counted."""
@@ -167,7 +168,7 @@ def explain(
         picks=tuple(picks),
         attributions=attributions,
         counts=_counts(taken),
-        notes=(*_replayed(config, result), *arms.notes),
+        notes=(*trial_sentences([result]), *_replayed(result), *arms.notes),
     )
 
 
@@ -228,15 +229,13 @@ class _Arms:
         return seeds[seed]
 
 
-def _replayed(config: ExperimentConfig, result: ArmResult) -> Iterator[str]:
-    """That an arm played an episode again, where it did."""
-    for policy in config.policies:
-        replays = isinstance(policy, ScorerSection) and policy.final == "best"
-        if policy.label == result.policy and replays:
-            yield (
-                f"{policy.label} played its best episode again (`final: best`): scores are those "
-                "of the policy that was kept, for picks that another one, or a ranking, made."
-            )
+def _replayed(result: ArmResult) -> Iterator[str]:
+    """Whose scores are told, where an arm played an episode again."""
+    if played_again(result) not in (None, HIGHEST_SCORES):
+        yield (
+            f"{result.policy} played that again as it was (`final: best`): scores are those of the "
+            "policy that was kept, for picks that another one, or a ranking, made."
+        )
 
 
 def _why_without_decisions(policy: PolicyConfig) -> str:

@@ -46,7 +46,7 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
     if not arms:
         raise RunError(f"{directory}: no policy of this run trained on anything")
     if policy is None:
-        learned = [arm for arm in arms if arm.episode_returns]
+        learned = [arm for arm in arms if arm.has_rewards]
         losses = compared_losses(finished)
         if not losses:
             raise RunError(

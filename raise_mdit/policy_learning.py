@@ -46,7 +46,29 @@ from raise_mdit.pool_rankings import normal_scores
 from raise_mdit.progress import Progress
 from raise_mdit.ranking_trials import Trial, best_trial, try_rankings
 from raise_mdit.recording import EpisodeRecorder, Recorder, Sb3Metrics
-from raise_mdit.selectors import bandit_selector, influence_selector, own_policy, stream
+from raise_mdit.results import RankingTrial
+from raise_mdit.selectors import bandit_selector, influence_selector, own_policy
+from raise_mdit.streams import stream
+
+
+class Experience(NamedTuple):
+    """The fine-tunings before the final one."""
+
+    returns: tuple[float, ...] = ()
+    """Of the episodes that were learned from."""
+    trials: tuple[RankingTrial, ...] = ()
+    """Rankings that were tried before that."""
+    greedy_return: float | None = None
+    """Of an episode of the highest scores after it, where one was played."""
+
+    @property
+    def num_episodes(self) -> int:
+        """How many there were."""
+        return len(self.trials) + len(self.returns) + (self.greedy_return is not None)
+
+
+NO_EXPERIENCE = Experience()
+"""Of who has played no episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +76,14 @@ class Learned:
     """A policy that has learned."""
 
     policy: SelectionPolicy
-    returns: tuple[float, ...]
-    """Of the episodes it learned from."""
+    experience: Experience = NO_EXPERIENCE
+    """What it has learned from."""
     online: OnlinePolicy | None = None
     """The same policy, where it goes on learning in the final fine-tuning."""
     deterministic: bool = True
     """Whether the final fine-tuning takes its best picks, or draws."""
     best: PickedEpisode | None = None
-    """Of those episodes, where they were compared."""
+    """Of all these episodes, where they were compared."""
     environments: ArmEnvironments | None = None
     """Where it picks, if it was found out on the way what it is shown; None is where it began."""
 
@@ -73,10 +95,10 @@ class _Start(NamedTuple):
     """With the ranking that it begins as for a column."""
     weights: NDArray[np.float32] | None = None
     """[F] of its linear path, availability last; None is a uniform policy."""
-    returns: tuple[float, ...] = ()
-    """Of the episodes that went into them."""
+    experience: Experience = NO_EXPERIENCE
+    """Rankings of which it is the best, or episodes that the weights were learned from."""
     best: PickedEpisode | None = None
-    """Of those."""
+    """Of all these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +134,7 @@ class PolicyLearning:
                 return self._by_search(self.policy)
             case BestOfConfig():
                 trials = self._try(self.policy)
-                chosen = best_trial(trials)
-                return Learned(chosen.policy, tuple(trial.played.total for trial in trials))
+                return Learned(best_trial(trials).policy, _tried(trials))
         raise AssertionError(f"{self.policy.label} does not learn")
 
     def _by_gradients(self, policy: ScorerSection | RaiseConfig) -> Learned:
@@ -124,8 +145,9 @@ class PolicyLearning:
             self._blind(algorithm, policy.unseen)
         metrics = Sb3Metrics(self.recorder)
         algorithm.set_logger(Logger(folder=None, output_formats=[metrics]))
-        episodes = EpisodeRecorder(self.recorder, self.progress, before=start.returns)
-        weights, picked = BestPolicy(num_before=len(start.returns)), BestEpisode()
+        before = start.experience
+        episodes = EpisodeRecorder(self.recorder, self.progress, num_before=before.num_episodes)
+        weights, picked = BestPolicy(num_before=len(before.returns)), BestEpisode()
         self._begin(policy.episodes)
         learn(
             algorithm,
@@ -141,7 +163,7 @@ class PolicyLearning:
         best = _better(start.best, picked.best)
         learned = Learned(
             algorithm.policy,
-            tuple(episodes.returns),
+            before._replace(returns=(*before.returns, *episodes.returns)),
             best=best,
             environments=start.environments,
         )
@@ -155,7 +177,7 @@ class PolicyLearning:
         """The best episode so far, or that of the highest scores, to be played again."""
         assert learned.environments is not None, "scorers say where they pick"
         self._begin(1)
-        number = len(learned.returns)
+        number = learned.experience.num_episodes
         env = learned.environments.alone(first_episode=number)
         greedy = self._episode(env, learned.policy, number, deterministic=True)
         self.progress.finish()
@@ -163,7 +185,7 @@ class PolicyLearning:
         return replace(
             learned,
             policy=ReplayPolicy(best.batches),
-            returns=(*learned.returns, greedy.total),
+            experience=learned.experience._replace(greedy_return=greedy.total),
             best=best,
         )
 
@@ -192,7 +214,7 @@ class PolicyLearning:
         assert column is not None, "a ranking is a column"
         num_features = environments.num_columns + 1
         weights = weights_of_ranking(num_features, column, strength=policy.prior.strength)
-        return _Start(environments, weights, tuple(trial.played.total for trial in trials), best)
+        return _Start(environments, weights, _tried(trials), best)
 
     def _start_from_gains(self, regression: InfluenceConfig, strength: float) -> _Start:
         influence = self._influence(regression.model_copy(update={"name": self.policy.label}))
@@ -200,7 +222,7 @@ class PolicyLearning:
         num_features = self.environments.num_columns + 1
         gains, features = influence.gains.mean()[:num_features], self.environments.pool.features
         weights = weights_of_regression(gains, features, strength=strength)
-        return _Start(self.environments, weights, learned.returns, learned.best)
+        return _Start(self.environments, weights, learned.experience, learned.best)
 
     def _try(self, policy: BestOfConfig) -> list[Trial]:
         """Every ranking once."""
@@ -222,7 +244,8 @@ class PolicyLearning:
 
     def _algorithm(self, policy: ScorerSection | RaiseConfig, start: _Start) -> OnPolicyAlgorithm:
         environments = start.environments
-        env = environments.learning(control=self.control, first_episode=len(start.returns))
+        played = start.experience.num_episodes
+        env = environments.learning(control=self.control, first_episode=played)
         steps, seed = environments.preparation.steps_per_episode, self._stream("policy")
         features = environments.pool.features
         match policy:
@@ -270,7 +293,7 @@ class PolicyLearning:
                 returns.append(picked.total)
                 best = _better(best, picked)
             self.progress.finish()
-        return Learned(policy, tuple(returns), online=online, best=best)
+        return Learned(policy, Experience(tuple(returns)), online=online, best=best)
 
     def _by_search(self, policy: RandomSearchConfig) -> Learned:
         """The schedule of the best episode of random picks, played again."""
@@ -279,7 +302,7 @@ class PolicyLearning:
         blind = random_policy(rng, num_picks=picks)
         learned = self._step_by_step(blind, None, policy.episodes)
         assert learned.best is not None, "there are episodes"
-        return Learned(ReplayPolicy(learned.best.batches), learned.returns)
+        return Learned(ReplayPolicy(learned.best.batches), learned.experience)
 
     def _episode(
         self,
@@ -308,6 +331,10 @@ class PolicyLearning:
 
     def _stream(self, purpose: str) -> int:
         return stream(self.policy.label, self.seed, purpose)
+
+
+def _tried(trials: Sequence[Trial]) -> Experience:
+    return Experience(trials=tuple(trial.result for trial in trials))
 
 
 def _picked(played: Played) -> PickedEpisode:

@@ -170,13 +170,20 @@ def prior_of_arm(policy: PpoConfig, result: ArmResult) -> PriorConfig | None:
 
     Args:
         policy: Its section.
-        result: Of the arm, whose first episodes are the trials, in the order of the rankings.
+        result: Of the arm.
+
+    Raises:
+        RunError: An older version ran it, and did not say which ranking it chose.
     """
     if policy.prior is None or policy.trials is None:
         return policy.prior
-    rankings = policy.trials.rankings
-    returns = result.episode_returns[: len(rankings)]
-    chosen = rankings[returns.index(max(returns))]
+    best = result.best_trial
+    if best is None:
+        raise RunError(
+            f"{policy.label} s{result.seed}: an older version ran it, and did not keep which "
+            "ranking it began as; run it again"
+        )
+    chosen = policy.trials.rankings[result.trials.index(best)]
     return policy.prior.model_copy(update={"ranking": chosen})
 
 

@@ -31,8 +31,9 @@ from raise_mdit.policy_config import PpoConfig
 from raise_mdit.policy_source import TrainedPolicy, trained_policy, transferred
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
-from raise_mdit.selectors import prior_of, stream
+from raise_mdit.selectors import prior_of
 from raise_mdit.statistics import Interval
+from raise_mdit.streams import stream
 
 PROBES = 12
 """Short fine-tunings of one step, as many as a proxy learner is compared on."""
@@ -43,6 +44,8 @@ class TransferCheck(NamedTuple):
 
     label: str
     seed: int
+    source: Path
+    """Folder whose weights it takes."""
     correlation: Interval
     """Spearman's rank correlation of mean scores and gains, with its bootstrap interval."""
     scores_P: NDArray[np.float64]
@@ -57,7 +60,7 @@ class TransferCheck(NamedTuple):
         interval = self.correlation
         found = f"rank correlation {interval.mean:.2f}, 95 % interval {interval.low:.2f} to "
         found += f"{interval.high:.2f}, over {interval.num_samples} short fine-tunings"
-        who = f"Transferred policy {self.label} s{self.seed}"
+        who = f"Transferred policy {self.label} s{self.seed} (of {self.source})"
         if interval.is_above_zero:
             return f"{who}: its scores rank candidates as training here does ({found})."
         return (
@@ -118,8 +121,10 @@ class Transfer:
         gains_P = np.array([_gain(env, slots_k, seed) for slots_k in probes])
         scores_P = np.array([scores_W[slots_k].mean() for slots_k in probes], np.float64)
         correlation = rank_correlation(scores_P, gains_P, np.random.default_rng(seed))
-        label = self.policy.label
-        return TransferCheck(label, self.seed, correlation, scores_P, gains_P, ledger.total)
+        source = trained_policy(self.policy).weights(self.seed).parent
+        return TransferCheck(
+            self.policy.label, self.seed, source, correlation, scores_P, gains_P, ledger.total
+        )
 
 
 def transferred_table(preparation: Preparation, policy: PpoConfig) -> FeatureTable:

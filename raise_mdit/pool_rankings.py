@@ -50,26 +50,30 @@ from raise_mdit.rankings.diversity import (
 from raise_mdit.rankings.dsir import by_importance
 from raise_mdit.rankings.nearest import by_less, nearest_first
 from raise_mdit.rankings.order import in_turn
+from raise_mdit.streams import stream
 from raise_mdit.synthesis import purpose_rng
 
 
 def rank_pool(
     preparation: Preparation,
     policy: RankedSection,
-    rng: np.random.Generator,
+    seed: int,
     *,
     progress: Progress,
 ) -> Ranking:
     """The ranking that a policy, or a prior, follows.
 
+    A ranking that draws gives the same to all policies with the same seed, whoever follows it, so
+    that none is ahead by luck of the draw.
+
     Args:
         preparation: The pool and what is known of it.
         policy: Any section of a ranking.
-        rng: Of the draws of rankings that draw.
+        seed: Of the arm.
         progress: Told of long work.
     """
     if isinstance(policy, InTurnConfig):
-        each = [rank_pool(preparation, one, rng, progress=progress) for one in policy.rankings]
+        each = [rank_pool(preparation, one, seed, progress=progress) for one in policy.rankings]
         costs = reduce(Cost.plus, (one.cost for one in each))
         return Ranking(in_turn([one.ranks for one in each]), costs)
     if isinstance(policy, LessConfig):
@@ -77,10 +81,10 @@ def rank_pool(
     facts = _Facts(preparation)
     match policy:
         case NearestToTargetConfig() | DsirConfig():
-            return Ranking(_towards_target(policy, facts, rng))
+            return Ranking(_towards_target(policy, facts, seed))
         case KCenterConfig() | DeitaConfig():
             return Ranking(_diverse(policy, facts))
-    return Ranking(_by_difficulty(policy, facts, rng))
+    return Ranking(_by_difficulty(policy, facts, seed))
 
 
 def normal_scores(ranks: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -93,11 +97,12 @@ def normal_scores(ranks: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def _towards_target(
-    policy: NearestToTargetConfig | DsirConfig, facts: _Facts, rng: np.random.Generator
+    policy: NearestToTargetConfig | DsirConfig, facts: _Facts, seed: int
 ) -> NDArray[np.int64]:
     if isinstance(policy, NearestToTargetConfig):
         return nearest_first(facts.embeddings, facts.target_embeddings)
-    return by_importance(facts.texts, facts.target_texts, num_buckets=policy.buckets, rng=rng)
+    rng, buckets = _draws(policy, seed), policy.buckets
+    return by_importance(facts.texts, facts.target_texts, num_buckets=buckets, rng=rng)
 
 
 def _diverse(policy: KCenterConfig | DeitaConfig, facts: _Facts) -> NDArray[np.int64]:
@@ -109,9 +114,7 @@ def _diverse(policy: KCenterConfig | DeitaConfig, facts: _Facts) -> NDArray[np.i
     )
 
 
-def _by_difficulty(
-    policy: RankedSection, facts: _Facts, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _by_difficulty(policy: RankedSection, facts: _Facts, seed: int) -> NDArray[np.int64]:
     match policy:
         case LongestConfig():
             return by_length(facts.num_response_tokens, first="longest")
@@ -124,8 +127,14 @@ def _by_difficulty(
         case SsplConfig():
             losses = -facts.log_probs("pool")
             steps = min(facts.num_steps, len(losses) // facts.batch_size)
+            rng = _draws(policy, seed)
             return by_stage(losses, num_steps=steps, batch_size=facts.batch_size, rng=rng)
     raise AssertionError(f"{policy.label} ranks nothing")
+
+
+def _draws(policy: DsirConfig | SsplConfig, seed: int) -> np.random.Generator:
+    """The same for all who follow a ranking of this kind."""
+    return np.random.default_rng(stream(policy.kind, seed, "picks"))
 
 
 class _Facts:

@@ -56,7 +56,7 @@ def by_prominence(
 ) -> list[PolicySummary]:
     """The winner, policies that learned, references, and the others; each group by its loss."""
     best = winner(summaries)
-    learned = {arm.policy for arm in arms if arm.episode_returns}
+    learned = {arm.policy for arm in arms if arm.has_rewards}
     compared_with = set(references(arms).values())
 
     def rank(summary: PolicySummary) -> tuple[int, float]:

@@ -24,6 +24,11 @@ class RankedSection(PolicySection):
         """As often as `repeat` says."""
         return self.repeat
 
+    @property
+    def in_words(self) -> str:
+        """How reports call it as a part of a policy."""
+        return self.label
+
 
 class LongestConfig(RankedSection):
     """Candidates with the most response tokens, in that order (arXiv 2402.04833)."""
@@ -163,6 +168,11 @@ class InTurnConfig(RankedSection):
     def needed_passes(self) -> frozenset[Pass]:
         """Those of each."""
         return passes_of(self.rankings)
+
+    @property
+    def in_words(self) -> str:
+        """Its name, or all that take turns."""
+        return self.name or f"{' and '.join(each.label for each in self.rankings)} in turn"
 
 
 Ranked = Annotated[Ranking | InTurnConfig, Field(discriminator="kind")]

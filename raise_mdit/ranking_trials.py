@@ -16,16 +16,24 @@ from raise_mdit.policy_config import BestOfConfig
 from raise_mdit.pool_rankings import rank_pool
 from raise_mdit.progress import Progress
 from raise_mdit.ranking_config import RankedSection
-from raise_mdit.selectors import allowed, stream
+from raise_mdit.results import RankingTrial
+from raise_mdit.selectors import allowed
 
 
 class Trial(NamedTuple):
     """A ranking that was followed through one fine-tuning."""
 
+    ranking: str
+    """In words."""
     ranks: NDArray[np.int64]
     """[N], 0 is picked first."""
     policy: SelectionPolicy
     played: Played
+
+    @property
+    def result(self) -> RankingTrial:
+        """What is kept of it."""
+        return RankingTrial(self.ranking, self.played.total)
 
 
 Play = Callable[[InstructionSelectionEnv, SelectionPolicy, int], Played]
@@ -48,20 +56,20 @@ def try_rankings(
     Args:
         environments: Of the arm.
         policy: Which rankings.
-        label: Of the arm, by which draws of rankings differ.
+        label: Of the arm.
         seed: Of the arm.
         play: Plays an episode and records it.
         progress: Told of long work.
     """
     followed = [
-        _follow(environments, section, stream(label, seed, f"ranking {number}"), progress)
-        for number, section in enumerate(policy.rankings)
+        (section.in_words, *_follow(environments, section, seed, progress))
+        for section in policy.rankings
     ]
     env = environments.alone(reward_every=environments.preparation.steps_per_episode)
     progress.start(f"{label} s{seed}: trying rankings", len(followed))
     trials = [
-        Trial(ranks, ranked, play(env, ranked, number))
-        for number, (ranks, ranked) in enumerate(followed)
+        Trial(name, ranks, ranked, play(env, ranked, number))
+        for number, (name, ranks, ranked) in enumerate(followed)
     ]
     progress.finish()
     return trials
@@ -72,7 +80,7 @@ def _follow(
 ) -> tuple[NDArray[np.int64], SelectionPolicy]:
     """A ranking, charged, and the policy that follows it."""
     preparation = environments.preparation
-    ranking = rank_pool(preparation, section, np.random.default_rng(seed), progress=progress)
+    ranking = rank_pool(preparation, section, seed, progress=progress)
     environments.ledger.charge("features", ranking.cost)
     most = allowed(preparation, section, ranks=ranking.ranks)
     num_picks = preparation.config.environment.batch_size

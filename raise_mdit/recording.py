@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,14 +65,13 @@ class EpisodeRecorder(BaseCallback):
     Args:
         recorder: Given a record an episode.
         progress: Told of each.
-        before: Returns of episodes that were recorded before.
+        num_before: Episodes of the same arm that were recorded before.
     """
 
-    def __init__(
-        self, recorder: Recorder, progress: Progress, *, before: Sequence[float] = ()
-    ) -> None:
+    def __init__(self, recorder: Recorder, progress: Progress, *, num_before: int = 0) -> None:
         super().__init__()
-        self.returns = list(before)
+        self.returns: list[float] = []
+        self._num_before = num_before
         self._recorder = recorder
         self._progress = progress
         self._episodes: dict[int, _Episode] = defaultdict(_Episode)
@@ -92,7 +91,7 @@ class EpisodeRecorder(BaseCallback):
         self.returns.append(episode.total)
         self._recorder.log(
             {
-                tracking.ROLLOUT_EPISODE: len(self.returns),
+                tracking.ROLLOUT_EPISODE: self._num_before + len(self.returns),
                 tracking.ROLLOUT_EPISODE_RETURN: episode.total,
                 tracking.ROLLOUT_EPISODE_STEPS: episode.steps,
             }

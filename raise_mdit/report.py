@@ -36,6 +36,7 @@ from raise_mdit.report_table import main_table, references_table, targets_table
 from raise_mdit.report_words import metric_words, split_words
 from raise_mdit.results import ArmResult, compared_split
 from raise_mdit.runs import write_text
+from raise_mdit.trial_sentences import trial_sentences
 
 REPORT_FILE = "report.html"
 """In a run directory."""
@@ -111,7 +112,7 @@ def _plots(
     if len(legend) < len(colours):
         legend[f"{len(colours) - len(legend)} other policies"] = PALE
     return {
-        "trends": return_trends(shown),
+        "trends": [*trial_sentences(shown), *return_trends(shown)],
         "learned": learned,
         "running_mean": report_figures.RUNNING_MEAN,
         "policies": legend,

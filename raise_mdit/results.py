@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
 from raise_mdit.ledger import MONITORING
 
-RESULTS_FORMAT = 3
+RESULTS_FORMAT = 4
 """Raised when an older program could not read results any more."""
 
 _LIST_OF_NUMBERS = re.compile(r"\[\n[-+.,\deE\s]+\]")
@@ -45,6 +45,14 @@ class HeldOut:
     """[I] task metric of each item, where there is one."""
 
 
+class RankingTrial(NamedTuple):
+    """A ranking that was followed through a fine-tuning, to see what it gives."""
+
+    ranking: str
+    """In words."""
+    episode_return: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArmResult:
     """One policy with one seed: what it did, what it reached and what that cost."""
@@ -66,7 +74,12 @@ class ArmResult:
     """[T + 1] loss on reward-validation before the first and after each step of the final
     fine-tuning; where a step is not measured, the last one that was."""
     episode_returns: tuple[float, ...]
-    """Return of each learning episode in order; empty for a policy that does not learn."""
+    """Return of each episode that the policy learned from, in order; empty where it does not."""
+    trials: tuple[RankingTrial, ...] = ()
+    """Rankings that were tried before that. The policy follows the best, or begins as it."""
+    greedy_return: float | None = None
+    """Return of an episode of the highest scores after learning, where the best of all episodes is
+    played again in the final fine-tuning; None elsewhere."""
     steps: int
     """Optimizer steps T of the final fine-tuning."""
     tokens: int
@@ -81,6 +94,16 @@ class ArmResult:
     """Picks by group (task, source or kind) at each step of the final fine-tuning."""
     costs: dict[str, Cost]
     """What the arm cost by purpose, as if it had run alone."""
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether fine-tunings before the final one told it what to pick."""
+        return bool(self.trials or self.episode_returns)
+
+    @property
+    def best_trial(self) -> RankingTrial | None:
+        """The ranking that did best, of equals the first; None where none was tried."""
+        return max(self.trials, key=lambda trial: trial.episode_return, default=None)
 
     def held_out(self, split: HeldOutSplit) -> HeldOut | None:
         """What it reached on a split."""
@@ -115,7 +138,7 @@ def to_json(arms: Sequence[ArmResult], summaries: Sequence[Any] = ()) -> str:
 
 
 def arms_from_json(text: str) -> tuple[ArmResult, ...]:
-    """The arms that :func:`to_json` wrote, equal to the last bit; those of format 2, too.
+    """The arms that :func:`to_json` wrote, equal to the last bit; those of formats 2 and 3, too.
 
     Raises:
         RunError: The text is no result of a known format.
@@ -125,12 +148,12 @@ def arms_from_json(text: str) -> tuple[ArmResult, ...]:
         found = document["format"]
     except (ValueError, TypeError, KeyError) as fault:
         raise RunError("the results are not a JSON object with a `format`") from fault
-    if found not in (2, RESULTS_FORMAT):
+    read = _READERS.get(found) if isinstance(found, int) else None
+    if read is None:
         raise RunError(
-            f"the results have format {found!r}; this version reads 2 and {RESULTS_FORMAT}"
+            f"the results have format {found!r}; this version reads 2, 3 and {RESULTS_FORMAT}"
         )
     try:
-        read = _arm if found == RESULTS_FORMAT else _arm_of_format_2
         return tuple(read(fields) for fields in document["arms"])
     except (ValueError, TypeError, KeyError, AttributeError) as fault:
         raise RunError(f"the results hold an arm that cannot be read: {fault!r}") from fault
@@ -165,7 +188,7 @@ def _encode(value: object) -> object:
     match value:
         case float() if not math.isfinite(value):
             return str(value)
-        case Cost():
+        case Cost() | RankingTrial():
             return {name: _encode(part) for name, part in value._asdict().items()}
         case dict():
             return {name: _encode(part) for name, part in value.items()}
@@ -180,6 +203,8 @@ def _arm(fields: Mapping[str, Any]) -> ArmResult:
         "model_selection": _held_out(fields["model_selection"]),
         "reward_validation_losses": _floats(fields["reward_validation_losses"]),
         "episode_returns": _floats(fields["episode_returns"]),
+        "trials": tuple(_trial(**trial) for trial in fields["trials"]),
+        "greedy_return": _optional(fields["greedy_return"]),
         "step_tokens": tuple(fields["step_tokens"]),
         "step_flops": _floats(fields["step_flops"]),
         "picks": tuple(fields["picks"]),
@@ -188,25 +213,37 @@ def _arm(fields: Mapping[str, Any]) -> ArmResult:
     return ArmResult(**{**fields, **decoded})
 
 
+def _arm_of_format_3(fields: Mapping[str, Any]) -> ArmResult:
+    """It did not tell episodes of other purposes from those that were learned from."""
+    return _arm({**fields, "trials": (), "greedy_return": None})
+
+
 def _arm_of_format_2(fields: Mapping[str, Any]) -> ArmResult:
     """It had the test's numbers among its own, and no tokens and FLOPs by step."""
     moved = ("test_loss", "test_metric", "target_losses")
     kept = {name: value for name, value in fields.items() if name not in moved}
     loss, metric, targets = (fields[name] for name in moved)
     test = {"loss": loss, "target_losses": targets, "metric": metric}
-    return _arm(
+    return _arm_of_format_3(
         {**kept, "test": test, "model_selection": None, "step_tokens": (), "step_flops": ()}
     )
+
+
+_READERS: Mapping[int, Callable[[Mapping[str, Any]], ArmResult]] = {
+    2: _arm_of_format_2,
+    3: _arm_of_format_3,
+    RESULTS_FORMAT: _arm,
+}
 
 
 def _held_out(fields: Mapping[str, Any] | None) -> HeldOut | None:
     if fields is None:
         return None
-    metric, by_item = fields["metric"], fields.get("item_metrics")
+    by_item = fields.get("item_metrics")
     return HeldOut(
         loss=float(fields["loss"]),
         target_losses={name: float(loss) for name, loss in fields["target_losses"].items()},
-        metric=None if metric is None else float(metric),
+        metric=_optional(fields["metric"]),
         item_losses=_floats(fields.get("item_losses", ())),
         item_tokens=tuple(fields.get("item_tokens", ())),
         item_targets=tuple(fields.get("item_targets", ())),
@@ -214,8 +251,16 @@ def _held_out(fields: Mapping[str, Any] | None) -> HeldOut | None:
     )
 
 
+def _optional(value: float | str | None) -> float | None:
+    return None if value is None else float(value)
+
+
 def _floats(values: Sequence[float | str]) -> tuple[float, ...]:
     return tuple(map(float, values))
+
+
+def _trial(*, ranking: str, episode_return: float | str) -> RankingTrial:
+    return RankingTrial(ranking, float(episode_return))
 
 
 def _cost(*, tokens: int, padded_tokens: int, flops: float | str, seconds: float | str) -> Cost:

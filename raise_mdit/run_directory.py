@@ -131,16 +131,21 @@ def check_place(config: ExperimentConfig, directory: Path) -> None:
 def _hindrances(before: ExperimentConfig, config: ExperimentConfig) -> list[str]:
     """Why a run cannot go on as another experiment, in words; nothing where it can."""
     known = {policy.label: policy for policy in config.policies}
-    others = [policy.label for policy in before.policies if known.get(policy.label) != policy]
-    seeds = sorted(set(before.seeds) - set(config.seeds))
+    found = [
+        (key, values)
+        for key, values in differences(before, config).items()
+        if not is_below(key, ("policies", "seeds"))
+    ]
+    missing = [f"seed {seed}" for seed in sorted(set(before.seeds) - set(config.seeds))]
+    for policy in before.policies:
+        if policy.label not in known:
+            missing.append(f"policy {policy.label}")
+            continue
+        for key, values in differences(policy, known[policy.label]).items():
+            found.append((f"policies.{policy.label}.{key}", values))
     return [
-        *(
-            f"{key} differs ({in_words(values)})"
-            for key, values in differences(before, config).items()
-            if not is_below(key, ("policies", "seeds"))
-        ),
-        *(f"{label} is another policy or is missing" for label in others),
-        *(f"seed {seed} is missing" for seed in seeds),
+        *(f"{key} differs ({in_words(values)})" for key, values in found),
+        *(f"{each} is missing" for each in missing),
     ]
 
 

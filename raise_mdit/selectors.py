@@ -18,7 +18,6 @@ from raise_mdit.agents.group_policy import (
 )
 from raise_mdit.agents.influence import InfluencePolicy, influence_policy
 from raise_mdit.agents.static import BUDGET_SHARE, random_policy, ranked_policy, signal_policy
-from raise_mdit.candidates import content_hash
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.core import KINDS, Cost, Observation, OnlinePolicy, SelectionPolicy
 from raise_mdit.learners.adamw import decay_factor
@@ -42,6 +41,7 @@ from raise_mdit.pool_rankings import normal_scores, rank_pool
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
 from raise_mdit.ranking_config import RankedSection
+from raise_mdit.streams import stream
 
 
 class Selector(NamedTuple):
@@ -79,7 +79,7 @@ def fixed_selector(
             originals = preparation.pool.kinds == KINDS.index("original")
             return Selector(random_policy(rng, num_picks=picks, allowed=originals))
         case RankedSection():
-            ranking = rank_pool(preparation, policy, rng, progress=progress)
+            ranking = rank_pool(preparation, policy, seed, progress=progress)
             most = allowed(preparation, policy, ranks=ranking.ranks)
             ranked = ranked_policy(ranking.ranks, num_picks=picks, allowed=most)
             return Selector(ranked, ranking.cost)
@@ -177,8 +177,7 @@ def prior_of(
     """
     if not isinstance(policy, PpoConfig | InfluenceConfig) or policy.ranking is None:
         return Prior()
-    rng = np.random.default_rng(stream(policy.label, seed, "prior"))
-    ranking = rank_pool(preparation, policy.ranking, rng, progress=progress)
+    ranking = rank_pool(preparation, policy.ranking, seed, progress=progress)
     return Prior(normal_scores(ranking.ranks), ranking.cost)
 
 
@@ -202,11 +201,6 @@ def allowed(
         assert ranks is not None, "what may be repeated is ranked first"
         return ranks < preparation.num_different_picks(policy.repeat)
     return None
-
-
-def stream(label: str, seed: int, purpose: str) -> int:
-    """A seed of its own for each policy, seed and purpose; 31 bits, as Gymnasium and SB3 take."""
-    return int(content_hash([label, seed, purpose]), 16) % 2**31
 
 
 def _greats(preparation: Preparation, charge: Callable[[Cost], None]) -> SelectionPolicy:

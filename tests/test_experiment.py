@@ -407,13 +407,13 @@ def test_another_experiment_does_not_resume_a_run(folder: Path, finished: Path) 
             "run",
             "seeds=[0, 5]",
             "learner.learning_rate=0.5",
-            "policies=[{kind: base}, {kind: random}]",
+            "policies=[{kind: base}, {kind: random}, {kind: ppo, episodes: 8}]",
         )
 
     assert "learner.learning_rate differs (0.01 and 0.5)" in str(refused.value)
-    assert "full is another policy or is missing" in str(refused.value)
-    assert "base is another policy" not in str(refused.value)
-    assert "seed 1 is missing" in str(refused.value)
+    assert "policies.ppo.episodes differs (4 and 8)" in str(refused.value)
+    assert "seed 1 is missing; policy full is missing" in str(refused.value)
+    assert "policy base" not in str(refused.value)
     assert (finished / "config.yaml").read_text() == before
 
 
@@ -627,7 +627,7 @@ def test_features_cost_what_each_policy_would_need_alone(
 
 
 def ranks_of(prepared: Preparation, policy: RankedSection) -> NDArray[np.int64]:
-    return rank_pool(prepared, policy, np.random.default_rng(0), progress=Silent()).ranks
+    return rank_pool(prepared, policy, 0, progress=Silent()).ranks
 
 
 def test_the_nearest_to_the_target_are_told_by_the_tuned_model_whatever_the_tier(

@@ -362,12 +362,16 @@ def gained(arm: ArmResult) -> float:
 def test_the_ranking_that_does_best_is_followed(
     directory: Path, arms: dict[str, ArmResult]
 ) -> None:
-    """What is tried is what those rankings do as policies, but for the one that draws."""
+    """What is tried is what those rankings do as policies, the one that draws included."""
     arm = arms["best_of"]
-    longest, _, _ = arm.episode_returns
+    longest, _, dsir = (trial.episode_return for trial in arm.trials)
     assert longest == pytest.approx(gained(arms["longest"]), abs=1e-9)
-    assert gained(arm) == pytest.approx(max(arm.episode_returns), abs=1e-9)
-    chosen = arm.episode_returns.index(max(arm.episode_returns))
+    assert dsir == pytest.approx(gained(arms["dsir"]), abs=1e-9)
+    assert [trial.ranking for trial in arm.trials] == ["longest", "shortest", "dsir"]
+    assert arm.best_trial is not None
+    assert gained(arm) == pytest.approx(arm.best_trial.episode_return, abs=1e-9)
+    assert arm.episode_returns == ()
+    chosen = arm.trials.index(arm.best_trial)
     different = {each for step in picks_of(directory, "best_of") for each in step}
     assert len(different) == (BATCH if chosen == 1 else STEPS * BATCH)
 
@@ -375,9 +379,13 @@ def test_the_ranking_that_does_best_is_followed(
 def test_the_best_episode_is_played_again(arms: dict[str, ArmResult]) -> None:
     """Two rankings were tried, two episodes were learned from, and one has the highest scores."""
     arm = arms["from_best"]
-    assert len(arm.episode_returns) == 2 + 2 + 1
-    assert arm.episode_returns[0] == pytest.approx(gained(arms["longest"]), abs=1e-9)
-    assert gained(arm) == pytest.approx(max(arm.episode_returns), abs=1e-9)
+    tried = [trial.episode_return for trial in arm.trials]
+    assert (len(tried), len(arm.episode_returns)) == (2, 2)
+    assert tried[0] == pytest.approx(gained(arms["longest"]), abs=1e-9)
+    assert arm.trials[1].ranking == "shortest and nearest_to_target in turn"
+    assert arm.greedy_return is not None
+    best = max(*tried, *arm.episode_returns, arm.greedy_return)
+    assert gained(arm) == pytest.approx(best, abs=1e-9)
 
 
 def test_a_policy_begins_as_the_best_of_what_was_tried(
@@ -387,8 +395,9 @@ def test_a_policy_begins_as_the_best_of_what_was_tried(
     folder = directory / "arms" / "from_best-s0"
     decisions = read_decisions(folder / "decisions.safetensors")
     pool = Pool.read(directory / "pool.parquet")
-    first_longest, first_turn, _ = arms["from_best"].episode_returns[:3]
-    wanted = "longest" if first_longest >= first_turn else "shortest"
+    best = arms["from_best"].best_trial
+    assert best is not None
+    wanted = "longest" if best.ranking == "longest" else "shortest"
     assert decisions.extra_names == ("prior",)
     highest = pool.ids[decisions.windows[0][decisions.extra[0, :, 0].argmax()]]
     assert highest == picks_of(directory, wanted)[0][0]
@@ -421,7 +430,9 @@ def test_policies_that_learn_pay_for_their_episodes(
         assert (costs["policy_training"].flops > 0) == (policy.learning_episodes > 0), policy.label
         looked = policy.sees_stage or policy.learning_episodes > 0
         assert (costs["reward_evaluation"].flops > 0) == looked, policy.label
-        assert len(arms[policy.label].episode_returns) == policy.learning_episodes, policy.label
+        arm = arms[policy.label]
+        played = [*arm.trials, *arm.episode_returns, *filter(None, [arm.greedy_return])]
+        assert len(played) == policy.learning_episodes, policy.label
 
 
 def test_a_policy_of_ones_own_is_told_of_every_step(

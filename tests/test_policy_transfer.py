@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -149,7 +150,8 @@ def test_it_is_compared_with_training_here_before_it_is_used(
     written = json.loads((directory / "preparation.json").read_text())["notes"]
     who = [f"{label} s7" for label in ("moved", "as_ranked")]
     found = [note for note in told if note.startswith("Transferred policy ")]
-    assert [note.split(":")[0].removeprefix("Transferred policy ") for note in found] == who
+    assert [note.split(" (of ")[0].removeprefix("Transferred policy ") for note in found] == who
+    assert all(re.search(r" \(of \S+-s0\): its scores", note) for note in found)  # there is no s7
     assert all(f"over {PROBES} short fine-tunings" in note for note in found)
     assert written[-len(found) :] == found
 

@@ -248,12 +248,12 @@ def test_environments_that_end_at_different_steps_are_told_apart(desk: Desk) -> 
 
 
 def test_episodes_are_counted_on_from_those_before(desk: Desk) -> None:
-    episodes = EpisodeRecorder(desk.recorder, Told(), before=(0.5, 0.25))
+    episodes = EpisodeRecorder(desk.recorder, Told(), num_before=2)
     episodes.model = SimpleNamespace(num_timesteps=0)  # type: ignore[assignment]  # all it asks
 
     play(episodes, {"gain": 1.0, "ends": 1})
 
-    assert episodes.returns == [0.5, 0.25, 1.0]
+    assert episodes.returns == [1.0]
     assert desk.records == [record(3, 1.0, 1)]
 
 

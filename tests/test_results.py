@@ -19,6 +19,7 @@ from raise_mdit.errors import RunError
 from raise_mdit.results import (
     ArmResult,
     HeldOut,
+    RankingTrial,
     arms_from_json,
     compared_split,
     to_json,
@@ -37,6 +38,8 @@ FULL = arm(
     metric="exact_match",
     reward_validation_losses=(2.0, 1.1, 5e-324),
     episode_returns=(1e-300, -math.pi),
+    trials=(RankingTrial("dsir", 0.1), RankingTrial("dsir and shortest in turn", math.inf)),
+    greedy_return=1 / 7,
     steps=2,
     step_tokens=(0, 12, 2**53 + 1),
     step_flops=(1e12, 2.5e12, 1e300),
@@ -155,7 +158,7 @@ def test_json_is_strict() -> None:
     given = [arm("random", 0, 1.0), arm("ppo", 0, math.nan), arm("ppo", 1, math.inf)]
     document = json.loads(to_json(given, summarise(given)), parse_constant=refuse)
 
-    assert document["format"] == 3
+    assert document["format"] == 4
     assert [each["test"]["loss"] for each in document["arms"]] == [1.0, "nan", "inf"]
     assert document["summaries"][0]["loss"]["low"] is None
     assert document["arms"][0]["costs"]["synthesis"] == {
@@ -202,10 +205,34 @@ def test_format_2_is_read_as_what_it_meant() -> None:
     )
 
 
-def test_what_was_read_of_format_2_is_written_as_format_3() -> None:
+def test_what_was_read_of_format_2_is_written_as_format_4() -> None:
     (old,) = arms_from_json(FORMAT_2.replace('"nan"', "1.75"))
 
+    assert '"format": 4' in to_json([old])
     assert returned(old) == (old,)
+
+
+def test_format_3_is_read() -> None:
+    """It told no episode from another."""
+    told = dataclasses.replace(FULL, trials=(), greedy_return=None)
+    document = json.loads(to_json([told]))
+    for name in ("trials", "greedy_return"):
+        del document["arms"][0][name]
+
+    assert arms_from_json(json.dumps({**document, "format": 3})) == (told,)
+
+
+def test_of_trials_that_gave_as_much_the_first_is_best() -> None:
+    trials = tuple(map(RankingTrial, "abc", (1.0, 2.0, 2.0)))
+
+    assert arm("ppo", 0, 1.0, trials=trials).best_trial == trials[1]
+    assert arm("ppo", 0, 1.0).best_trial is None
+
+
+def test_trials_tell_what_to_pick_as_episodes_do() -> None:
+    assert arm("best_of", 0, 1.0, trials=(RankingTrial("a", 1.0),)).has_rewards
+    assert arm("ppo", 0, 1.0, episode_returns=(0.1,)).has_rewards
+    assert not arm("dsir", 0, 1.0).has_rewards
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", "3", "null", "{}", '{"arms": []}'], ids=repr)
@@ -214,9 +241,9 @@ def test_what_is_no_object_with_a_format_is_the_users_error(text: str) -> None:
         arms_from_json(text)
 
 
-@pytest.mark.parametrize("number", ["0", "1", "4", '"3"', "null", "[3]"])
+@pytest.mark.parametrize("number", ["0", "1", "5", '"4"', "null", "[3]"])
 def test_an_unknown_format_is_named(number: str) -> None:
-    with pytest.raises(RunError, match=r"have format .*; this version reads 2 and 3"):
+    with pytest.raises(RunError, match=r"have format .*; this version reads 2, 3 and 4"):
         arms_from_json(f'{{"format": {number}, "arms": []}}')
 
 

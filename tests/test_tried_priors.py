@@ -17,7 +17,7 @@ from raise_mdit.export import export_policy
 from raise_mdit.policy_config import PpoConfig
 from raise_mdit.policy_source import prior_of_arm, trained_policy, with_own_priors
 from raise_mdit.ranking_config import LongestConfig, RankedSection, ShortestConfig
-from raise_mdit.results import read_result
+from raise_mdit.results import RankingTrial, read_result
 
 YAML = small_experiment(
     """
@@ -60,7 +60,8 @@ def with_returns(source: Path, returns: dict[int, list[float]], to: Path) -> Pat
     for seed, (longest, shortest) in returns.items():
         file = to / "arms" / f"tried-s{seed}" / "result.json"
         content = json.loads(file.read_text())
-        content["arms"][0]["episode_returns"][:2] = [longest, shortest]
+        for trial, gained in zip(content["arms"][0]["trials"], (longest, shortest), strict=True):
+            trial["episode_return"] = gained
         file.write_text(json.dumps(content))
     return to
 
@@ -76,20 +77,25 @@ def ranking_from(source: Path, folder: Path, seeds: str) -> RankedSection | None
 @pytest.mark.parametrize(
     ("returns", "chosen"),
     [
-        ((0.1, 0.2, 0.9), ShortestConfig),
-        ((0.2, 0.1, 0.9), LongestConfig),
-        ((0.1, 0.1, 0.9), LongestConfig),
+        ((0.1, 0.2), ShortestConfig),
+        ((0.2, 0.1), LongestConfig),
+        ((0.1, 0.1), LongestConfig),
     ],
 )
 def test_it_began_as_the_ranking_with_the_best_trial(
     source: Path, returns: tuple[float, ...], chosen: type[RankedSection]
 ) -> None:
-    """The third return is of an episode that it learned from."""
-    prior = prior_of_arm(section(source), arm("tried", 0, 1.0, episode_returns=returns))
+    trials = tuple(map(RankingTrial, ("longest", "shortest"), returns))
+    prior = prior_of_arm(section(source), arm("tried", 0, 1.0, trials=trials))
 
     assert prior is not None
     assert isinstance(prior.ranking, chosen)
     assert prior.strength == 2.0
+
+
+def test_an_arm_that_does_not_say_what_it_began_as_is_refused(source: Path) -> None:
+    with pytest.raises(RunError, match="tried s0: an older version ran it"):
+        prior_of_arm(section(source), arm("tried", 0, 1.0, episode_returns=(0.1, 0.2)))
 
 
 def test_elsewhere_it_is_shown_the_ranking_that_it_began_as(

@@ -72,8 +72,11 @@ def run(
 
     check_place(config, directory)
     err.print(f"Run directory: {escape(str(directory))}")
-    if len(list(finished_folders(config, directory))) == num_arms(config):
+    num_finished = len(list(finished_folders(config, directory)))
+    if num_finished == num_arms(config):
         err.print("Every policy and seed has finished: nothing is run, all are compared again.")
+    elif num_finished:
+        err.print(f"{num_finished} of {num_arms(config)} arms have finished before and are kept.")
     progress = progress_for(err)
     outcome, before = None, _written(directory / "results.json")
     try:

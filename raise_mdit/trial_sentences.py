@@ -1,0 +1,76 @@
+"""What became of rankings that were tried, and of episodes that were kept, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from raise_mdit.results import ArmResult
+
+HIGHEST_SCORES = "the highest scores"
+"""An episode of them, after learning."""
+
+
+def trial_sentences(arms: Sequence[ArmResult]) -> list[str]:
+    """For each policy that tried rankings or kept an episode, which, and what it made of them.
+
+    Args:
+        arms: Finished ones, of any policies and seeds.
+    """
+    by_policy: dict[str, list[ArmResult]] = {}
+    for arm in arms:
+        by_policy.setdefault(arm.policy, []).append(arm)
+    return [
+        f"{policy} {' and '.join(done)}."
+        for policy, group in by_policy.items()
+        if (done := [*_tried(group), *_played_again(group)])
+    ]
+
+
+def played_again(arm: ArmResult) -> str | None:
+    """Which of its episodes the final fine-tuning repeats, in words; None where it repeats none.
+
+    Args:
+        arm: A finished one. Of episodes that gained as much, the first is repeated.
+    """
+    if arm.greedy_return is None:
+        return None
+    episodes = [
+        *((f"the trial of {trial.ranking}", trial.episode_return) for trial in arm.trials),
+        *((f"episode {1 + at}", gained) for at, gained in enumerate(arm.episode_returns)),
+        (HIGHEST_SCORES, arm.greedy_return),
+    ]
+    return max(episodes, key=lambda episode: episode[1])[0]
+
+
+def _tried(group: Sequence[ArmResult]) -> list[str]:
+    """Which rankings a policy tried, and which it took."""
+    tried = [arm for arm in group if arm.trials]
+    if not tried:
+        return []
+    returns = ", ".join(
+        f"{of_ranking[0].ranking} {fmean(trial.episode_return for trial in of_ranking):.3f}"
+        for of_ranking in zip(*(arm.trials for arm in tried), strict=True)
+    )
+    took = "followed" if tried[0].kind == "best_of" else "began as"
+    return [f"tried rankings (mean return: {returns}), {took} {_by_seed(tried, _best_trial)}"]
+
+
+def _played_again(group: Sequence[ArmResult]) -> list[str]:
+    """Which episode a policy repeated in the end."""
+    repeated = [arm for arm in group if arm.greedy_return is not None]
+    return [f"in the end played {_by_seed(repeated, played_again)} again"] if repeated else []
+
+
+def _best_trial(arm: ArmResult) -> str | None:
+    return None if arm.best_trial is None else arm.best_trial.ranking
+
+
+def _by_seed(arms: Sequence[ArmResult], word: Callable[[ArmResult], str | None]) -> str:
+    """What holds for each arm, with the seeds where it is not the same for all."""
+    seeds: dict[str | None, list[str]] = {}
+    for arm in arms:
+        seeds.setdefault(word(arm), []).append(f"s{arm.seed}")
+    if len(seeds) == 1:
+        return str(next(iter(seeds)))
+    return ", ".join(f"{found} ({' '.join(those)})" for found, those in seeds.items())

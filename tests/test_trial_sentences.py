@@ -1,0 +1,65 @@
+"""What is said of rankings that were tried and of episodes that were played again."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.arm_results import arm
+
+from raise_mdit.results import ArmResult, RankingTrial
+from raise_mdit.trial_sentences import played_again, trial_sentences
+
+
+def tried(seed: int, dsir: float, shortest: float, **fields: object) -> ArmResult:
+    trials = (RankingTrial("dsir", dsir), RankingTrial("shortest", shortest))
+    return arm("best", seed, 1.0, trials=trials, **fields)
+
+
+def test_what_was_tried_and_followed() -> None:
+    given = [arm("random", 0, 1.0), *(tried(seed, 0.1, 0.3, kind="best_of") for seed in (0, 1))]
+
+    assert trial_sentences(given) == [
+        "best tried rankings (mean return: dsir 0.100, shortest 0.300), followed shortest."
+    ]
+
+
+def test_seeds_that_took_different_rankings() -> None:
+    given = [tried(0, 0.1, 0.2), tried(1, 0.3, 0.2), tried(2, 0.1, 0.2)]
+
+    assert trial_sentences(given) == [
+        "best tried rankings (mean return: dsir 0.167, shortest 0.200), began as shortest (s0 s2), "
+        "dsir (s1)."
+    ]
+
+
+def test_which_episode_was_played_again_is_said_by_seed() -> None:
+    given = [
+        tried(0, 0.1, 0.2, episode_returns=(0.3, 0.1), greedy_return=0.25),
+        tried(1, 0.1, 0.2, episode_returns=(0.3, 0.1), greedy_return=0.5),
+    ]
+
+    (sentence,) = trial_sentences(given)
+
+    assert sentence.endswith(
+        "began as shortest and in the end played episode 1 (s0), the highest scores (s1) again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("episodes", "greedy", "expected"),
+    [
+        ((0.1, 0.4, 0.4), 0.4, "episode 2"),
+        ((0.1, 0.2), 0.2, "the trial of shortest"),  # of equals the first
+        ((), 0.9, "the highest scores"),
+        ((0.9,), None, None),
+    ],
+)
+def test_the_first_of_the_best_episodes_is_played_again(
+    episodes: tuple[float, ...], greedy: float | None, expected: str | None
+) -> None:
+    given = tried(0, 0.1, 0.2, episode_returns=episodes, greedy_return=greedy)
+
+    assert played_again(given) == expected
+
+
+def test_who_tried_nothing_is_not_spoken_of() -> None:
+    assert trial_sentences([arm("ppo", 0, 1.0, episode_returns=(0.1, 0.2))]) == []
