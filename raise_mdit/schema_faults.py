@@ -188,7 +188,7 @@ def _message(group: list[ErrorDetails], where: Location, written: _Written) -> s
         case "literal_error" if len(group) == 1:
             return _not_one_of(details["input"], _quoted(details["ctx"]["expected"]))
     if all(each["type"] in (*_WANTED, "literal_error") for each in group):
-        return _wrong_type(group)
+        return f"{_wrong_type(group)}{_as_section(details['input'], where, written)}"
     return _out_of_range(details)
 
 
@@ -210,6 +210,12 @@ def _wrong_type(group: list[ErrorDetails]) -> str:
     wanted = [_WANTED[each["type"]] for each in group if each["type"] in _WANTED]
     sentence = f"should be {' or '.join(wanted + [repr(name) for name in names])}"
     return f"{sentence}, got {shown(given)}.{nearest(str(given), names)}{_repair(group[0])}"
+
+
+def _as_section(given: object, where: Location, written: _Written) -> str:
+    """How to write a kind by itself where a section of that kind is wanted."""
+    kinds = _kinds(_annotations_at(written, where)) if isinstance(given, str) else []
+    return f" Write {{kind: {given}}}." if given in kinds else nearest(str(given), kinds)
 
 
 def _repair(details: ErrorDetails) -> str:

@@ -360,6 +360,21 @@ def test_a_section_that_is_nearly_right_is_not_called_a_wrong_word_too(
     assert sorted(found) == sorted(expected)
 
 
+@pytest.mark.parametrize(
+    ("ranking", "hint"),
+    [("dsir", "Write {kind: dsir}."), ("shortes", "Did you mean 'shortest'?"), ("3", "")],
+)
+def test_a_kind_by_itself_is_told_how_it_is_written(path: Path, ranking: str, hint: str) -> None:
+    best_of = f"{{kind: best_of, rankings: [{{kind: longest}}, {ranking}]}}"
+    written = repr(ranking) if ranking.isalpha() else ranking
+    wanted = f"rankings.1: should be a section of keys, got {written}.{hint and f' {hint}'}"
+
+    with pytest.raises(ConfigError) as found:
+        load_experiment(path, [f"policies=[{{kind: base}}, {{kind: random}}, {best_of}]"])
+
+    assert wanted in str(found.value).splitlines()[0]
+
+
 @pytest.mark.parametrize("text", ["", "\n# nothing yet\n", "---\n", "null\n"])
 def test_an_empty_file_is_called_empty(path: Path, text: str) -> None:
     path.write_text(text)

@@ -14,6 +14,7 @@ Shapes: ``N`` candidates, ``M`` topics, ``G`` groups, ``S`` states, ``k`` picks 
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -21,6 +22,7 @@ from itertools import combinations, combinations_with_replacement
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import comb
 from sklearn.cluster import KMeans
@@ -542,4 +544,12 @@ def _print_shares(instance: Instance, *, episodes: int, seeds: Sequence[int]) ->
 
 
 if __name__ == "__main__":
-    _print_shares(STAGES, episodes=60, seeds=range(3))
+    parser = argparse.ArgumentParser(
+        description="Print which share of the best schedule's gain over random picks each policy "
+        "reaches in an environment whose best schedule is known exactly. Two minutes."
+    )
+    parser.add_argument("--episodes", type=int, default=60, help="to learn from (default: 60)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (default: 3)")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)  # sums in another order are other roundings, and other picks
+    _print_shares(STAGES, episodes=asked.episodes, seeds=range(asked.seeds))
