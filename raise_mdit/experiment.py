@@ -186,11 +186,10 @@ def _run_arms(
 
 def _finished_sentence(arm: ArmResult, number: int, of: int) -> str:
     """What a log without bars shows of an arm."""
-    before, *_, after = (*arm.reward_validation_losses, arm.reward_validation_losses[-1])
-    minutes = total(arm.costs).seconds / 60
+    losses, minutes = arm.reward_validation_losses, total(arm.costs).seconds / 60
     return (
         f"{number} of {of} arms: {arm.policy} s{arm.seed}, loss on reward-validation "
-        f"{before:.3f} to {after:.3f}, {minutes:.1f} min as if alone"
+        f"{losses[0]:.3f} to {losses[-1]:.3f}, {minutes:.1f} min as if alone"
     )
 
 
