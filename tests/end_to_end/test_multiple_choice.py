@@ -17,7 +17,7 @@ from raise_mdit.sources.records import read_source
 
 pytestmark = [pytest.mark.model, pytest.mark.shared]
 
-NUM_QUESTIONS = 24
+NUM_QUESTIONS = 16
 CHANCE = 1 / 5
 
 
