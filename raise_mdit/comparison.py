@@ -22,7 +22,14 @@ from raise_mdit.item_differences import values_by_item
 from raise_mdit.ledger import CHOOSING
 from raise_mdit.metric_agreement import Reached
 from raise_mdit.policy_config import STATIC_KINDS
-from raise_mdit.results import ArmResult, HeldOut, HeldOutSplit, compared_split, total
+from raise_mdit.results import (
+    ArmResult,
+    HeldOut,
+    HeldOutSplit,
+    by_policy,
+    compared_split,
+    total,
+)
 from raise_mdit.statistics import Interval
 
 COMPARED_BY_TARGETS = "mean over targets of the loss as a share of the base model's on that target"
@@ -100,9 +107,9 @@ def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
         arms: Finished arms.
     """
     split = compared_split(arms)
-    by_policy = {
+    of_policy = {
         policy: group
-        for policy, group in _by_policy(arms).items()
+        for policy, group in by_policy(arms).items()
         if all(arm.held_out(split) is not None for arm in group)
     }
     compared = compared_losses(arms)
@@ -119,7 +126,7 @@ def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
             tokens=tokens,
             flops=flops,
         )
-        for policy, group in by_policy.items()
+        for policy, group in of_policy.items()
     )
 
 
@@ -249,13 +256,6 @@ def _first_more_seeds(taken: Mapping[str, Effect], opening: str) -> list[str]:
         f"--more-seeds {number}."
         for number, policies in by_number.items()
     ]
-
-
-def _by_policy(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
-    groups: dict[str, list[ArmResult]] = {}
-    for arm in arms:
-        groups.setdefault(arm.policy, []).append(arm)
-    return groups
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ from raise_mdit.metric_agreement import Reached
 from raise_mdit.plots import GROUP_COLOURS, drawn, empty_figure, name_rows, scale_x, whiskers
 from raise_mdit.prominence import PALE, level
 from raise_mdit.report_words import TFLOP, compared_axis
-from raise_mdit.results import ArmResult
+from raise_mdit.results import ArmResult, by_policy
 
 Item = TypeVar("Item")
 
@@ -34,7 +34,7 @@ MOST_POINTS = 400
 def episode_returns(arms: Sequence[ArmResult], colours: Mapping[str, str]) -> go.Figure:
     """Return by learning episode: each seed thin, the running mean over all seeds thick."""
     figure = empty_figure("learning episode", "return")
-    for policy, group in _by_policy(arms).items():
+    for policy, group in by_policy(arms).items():
         series = [arm.episode_returns for arm in group if arm.episode_returns]
         for values in series:
             places = range(1, len(values) + 1)
@@ -132,19 +132,19 @@ def metric_by_loss(
 
 def costs(arms: Sequence[ArmResult]) -> go.Figure:
     """Compute of each policy by purpose, mean over its seeds, stacked."""
-    by_policy = _by_policy(arms)
-    figure = empty_figure("compute (TFLOP)", None, height=90 + 34 * len(by_policy))
+    groups = by_policy(arms)
+    figure = empty_figure("compute (TFLOP)", None, height=90 + 34 * len(groups))
     for purpose, colour in purpose_colours(arms).items():
         figure.add_bar(
-            x=[_mean_tflop(group, purpose) for group in by_policy.values()],
-            y=list(range(len(by_policy))),
+            x=[_mean_tflop(group, purpose) for group in groups.values()],
+            y=list(range(len(groups))),
             orientation="h",
             marker={"color": colour, "line": {"width": 0}},
-            hovertext=[escape(f"{policy}: {purpose.replace('_', ' ')}") for policy in by_policy],
+            hovertext=[escape(f"{policy}: {purpose.replace('_', ' ')}") for policy in groups],
             hovertemplate="%{hovertext}<br>%{x:.3g} TFLOP<extra></extra>",
         )
     figure.update_layout(barmode="stack", bargap=0.35)
-    name_rows(figure, list(by_policy))
+    name_rows(figure, list(groups))
     return figure
 
 
@@ -171,9 +171,9 @@ def _validation(
     places: Callable[[ArmResult], Sequence[float]],
 ) -> go.Figure:
     """Curves of all policies, those without a colour of their own beneath the others."""
-    by_policy = _by_policy(arms)
-    for policy in sorted(by_policy, key=lambda each: colours[each] != PALE):
-        group, colour = by_policy[policy], colours[policy]
+    groups = by_policy(arms)
+    for policy in sorted(groups, key=lambda each: colours[each] != PALE):
+        group, colour = groups[policy], colours[policy]
         is_level = group[0].steps == 0
         x = [_mean(column) for column in _columns([places(arm) for arm in group])]
         series = [arm.reward_validation_losses for arm in group]
@@ -232,13 +232,6 @@ def _thinned(length: int) -> list[int]:
     """Positions of a curve that are drawn."""
     count = min(length, MOST_POINTS)
     return [round(place) for place in np.linspace(0, length - 1, count)]
-
-
-def _by_policy(arms: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
-    groups: dict[str, list[ArmResult]] = {}
-    for arm in arms:
-        groups.setdefault(arm.policy, []).append(arm)
-    return groups
 
 
 def _columns(series: Sequence[Sequence[Item]]) -> list[list[Item]]:

@@ -22,7 +22,8 @@ from raise_mdit.report_words import (
     split_words,
     tflop,
 )
-from raise_mdit.results import ArmResult
+from raise_mdit.results import ArmResult, by_policy
+from raise_mdit.runs import arms_in_words
 from raise_mdit.statistics import slope_interval
 
 
@@ -85,26 +86,19 @@ def metric_agreement_of(
 
 def limits_sentence(summaries: Sequence[PolicySummary]) -> str:
     """Which arms do not set the limit of equal tokens and compute, or nothing where all do."""
-    stopped = [
-        " ".join([summary.policy, *(f"s{seed}" for seed in summary.stopped_seeds)])
-        for summary in summaries
-        if summary.stopped_seeds
-    ]
+    stopped = {each.policy: each.stopped_seeds for each in summaries if each.stopped_seeds}
     if not stopped:
         return ""
     return (
         "Stopped, as the loss was not finite, and so left out of setting the limit of equal tokens "
-        f"and equal compute: {', '.join(stopped)}."
+        f"and equal compute: {arms_in_words(stopped)}."
     )
 
 
 def return_trends(arms: Sequence[ArmResult]) -> list[str]:
     """For each policy that learned, whether its return rose, by the least-squares slope."""
-    by_policy: dict[str, list[ArmResult]] = {}
-    for arm in arms:
-        by_policy.setdefault(arm.policy, []).append(arm)
     sentences = []
-    for policy, group in by_policy.items():
+    for policy, group in by_policy(arms).items():
         series = [arm.episode_returns for arm in group if _has_trend(arm.episode_returns)]
         if series:
             sentences.append(f"{policy}: {_trend(series)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
@@ -114,6 +114,14 @@ def total(costs: Mapping[str, Cost]) -> Cost:
     """The cost of everything that was needed: all purposes but monitoring."""
     needed = (cost for purpose, cost in costs.items() if purpose != MONITORING)
     return reduce(Cost.plus, needed, Cost())
+
+
+def by_policy(arms: Iterable[ArmResult]) -> dict[str, list[ArmResult]]:
+    """Arms by label, in the order in which labels and seeds come."""
+    groups: dict[str, list[ArmResult]] = {}
+    for arm in arms:
+        groups.setdefault(arm.policy, []).append(arm)
+    return groups
 
 
 def compared_split(arms: Sequence[ArmResult]) -> HeldOutSplit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from raise_mdit.results import ArmResult
+from raise_mdit.results import ArmResult, by_policy
 
 HIGHEST_SCORES = "the highest scores"
 """An episode of them, after learning."""
@@ -17,12 +17,9 @@ def trial_sentences(arms: Sequence[ArmResult]) -> list[str]:
     Args:
         arms: Finished ones, of any policies and seeds.
     """
-    by_policy: dict[str, list[ArmResult]] = {}
-    for arm in arms:
-        by_policy.setdefault(arm.policy, []).append(arm)
     return [
         f"{policy} {' and '.join(done)}."
-        for policy, group in by_policy.items()
+        for policy, group in by_policy(arms).items()
         if (done := [*_tried(group), *_played_again(group)])
     ]
 

@@ -67,16 +67,11 @@ def run(
     """
     config, directory = _run_asked_for(file, set_, out_, more_seeds)
     from raise_mdit import experiment  # torch and the rest, only now that the file is sound
-    from raise_mdit.run_directory import check_place, finished_folders, num_arms
+    from raise_mdit.run_directory import check_place
     from raise_mdit.terminal import progress_for
 
     check_place(config, directory)
-    err.print(f"Run directory: {escape(str(directory))}")
-    num_finished = len(list(finished_folders(config, directory)))
-    if num_finished == num_arms(config):
-        err.print("Every policy and seed has finished: nothing is run, all are compared again.")
-    elif num_finished:
-        err.print(f"{num_finished} of {num_arms(config)} arms have finished before and are kept.")
+    _print_start(config, directory)
     progress = progress_for(err)
     outcome, before = None, _written(directory / "results.json")
     try:
@@ -115,6 +110,18 @@ def _run_asked_for(
             f"{file} is a run directory, which goes on as it began: --set and --out have no place"
         )
     return (config if more is None else more_seeds(config, more)), file
+
+
+def _print_start(config: ExperimentConfig, directory: Path) -> None:
+    """Where a run goes on, and what it finds there."""
+    from raise_mdit.run_directory import finished_folders, num_arms
+
+    err.print(f"Run directory: {escape(str(directory))}")
+    num_finished = len(list(finished_folders(config, directory)))
+    if num_finished == num_arms(config):
+        err.print("Every policy and seed has finished: nothing is run, all are compared again.")
+    elif num_finished:
+        err.print(f"{num_finished} of {num_arms(config)} arms have finished before and are kept.")
 
 
 def _print_places(config: ExperimentConfig, directory: Path) -> None:

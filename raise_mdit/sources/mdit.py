@@ -31,6 +31,10 @@ DRAWS_PER_PAIR = 20
 """Attempts at a pair that fits the length limit before it is given up and counted."""
 
 Pairing = Literal["across", "within", "nearest", "confidence"]
+"""Who is mixed: two tasks (`across`, the paper's), two examples of one task (`within`, a control),
+an example and one of its nearest by embedding (`nearest`), or one of the more and one of the less
+confident half (`confidence`, SFTMix, arXiv 2410.05248, which takes confidence from several
+checkpoints of a training run, here from one model)."""
 
 
 class Interpolation(NamedTuple):
@@ -84,29 +88,23 @@ def interpolate(
         num_kept: Recipes wanted.
         oversample: Pairs generated for each one kept.
         alpha: Of the Beta distribution that lambda is drawn from.
-        pairing: Who is mixed: two tasks (`across`, the paper's), two examples of one task
-            (`within`, a control), an example and one of its `num_neighbours` nearest by embedding
-            (`nearest`), or one of the more and one of the less confident half (`confidence`,
-            SFTMix, arXiv 2410.05248, which takes confidence from several checkpoints of a training
-            run, here from one model).
+        pairing: Who is mixed.
         confidence: [M] how sure a model is of each example, higher for surer, finite, such as the
             mean log-probability of a response token; read by pairing by confidence alone.
         num_clusters: K-means clusters of the diversity selection.
         num_neighbours: Over which density is measured, and among which `nearest` draws.
         max_length: Longest row in tokens.
         rng: Random numbers.
-        neighbours: [M, K] of the examples, as :func:`nearest_neighbours` gives them, read by
-            pairing with the nearest alone; None has them found. Whoever interpolates the same
-            examples again keeps them.
+        neighbours: [M, K] by :func:`nearest_neighbours`, for pairing with the nearest alone; None
+            has them found, which who interpolates the same examples again need not do.
 
     Raises:
         DataError: The pairing is impossible for these examples, or no pair fits the length limit.
     """
-    wanted = round(num_kept * oversample)
     if pairing == "nearest" and neighbours is None:
         neighbours = nearest_neighbours(embeddings, num_neighbours)
     partners = _partners(pairing, tasks, confidence, neighbours)
-    drawn = _draw_pairs(partners, lengths, wanted, max_length, rng)
+    drawn = _draw_pairs(partners, lengths, round(num_kept * oversample), max_length, rng)
     firsts, seconds = drawn.pairs.T
     weights = rng.beta(alpha, alpha, size=len(firsts))
     kept = select_diverse(
