@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import get_args
 
 from raise_mdit.bootstrap import bootstrap_interval
 from raise_mdit.core import Cost
-from raise_mdit.effects import (
-    Effect,
-    Role,
-    Verdict,
-    effects_of,
-    spread_says_too_little,
-    what_it_takes,
-)
+from raise_mdit.effects import Effect, Reference, Role, Verdict, effects_of
 from raise_mdit.equal_budgets import EqualBudget, equal_budget
+from raise_mdit.errors import RunError, nearest
 from raise_mdit.item_differences import values_by_item
 from raise_mdit.ledger import CHOOSING
 from raise_mdit.metric_agreement import Reached
@@ -86,9 +82,13 @@ class PolicySummary:
         """What policies are compared by: the ratio where there are several targets."""
         return self.loss_ratio if len(self.target_losses) > 1 else self.loss
 
-    def effect(self, against: Role) -> Effect | None:
-        """The effect against a reference, where there is one."""
-        return next((effect for effect in self.effects if effect.against == against), None)
+    def effect(self, role: Role) -> Effect | None:
+        """The effect against the first reference of that role, where there is one."""
+        return next((effect for effect in self.effects if effect.reference.role == role), None)
+
+    def effect_against(self, reference: Reference) -> Effect | None:
+        """The effect against one reference, where there is one."""
+        return next((effect for effect in self.effects if effect.reference == reference), None)
 
     @property
     def difference_to_random(self) -> Interval | None:
@@ -97,7 +97,7 @@ class PolicySummary:
         return None if effect is None else effect.difference
 
 
-def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
+def summarise(arms: Sequence[ArmResult], against: Sequence[str] = ()) -> tuple[PolicySummary, ...]:
     """Each policy over its seeds, in the order in which policies first appear.
 
     All are measured on the test if every arm has opened it, else on model-selection data; without
@@ -105,6 +105,10 @@ def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
 
     Args:
         arms: Finished arms.
+        against: Labels of policies that each is compared with besides :func:`references`.
+
+    Raises:
+        RunError: A label is no policy's.
     """
     split = compared_split(arms)
     of_policy = {
@@ -114,7 +118,11 @@ def summarise(arms: Sequence[ArmResult]) -> tuple[PolicySummary, ...]:
     }
     compared = compared_losses(arms)
     roles = references(arms)
-    effects = effects_of(compared, values_by_item(arms, split), roles)
+    compared_with = [
+        *itertools.starmap(Reference, roles.items()),
+        *_named(against, of_policy, roles),
+    ]
+    effects = effects_of(compared, values_by_item(arms, split), compared_with)
     tokens, flops = (equal_budget(arms, spent) for spent in ("tokens", "flops"))
     return tuple(
         _summary(
@@ -156,6 +164,13 @@ def references(arms: Sequence[ArmResult]) -> dict[Role, str]:
     if static:
         found["best_static"] = _best(static, _losses_on(arms, "model_selection"))
     return found
+
+
+def references_among(summaries: Sequence[PolicySummary]) -> tuple[Reference, ...]:
+    """All that some policy of these is compared with, role by role."""
+    found = dict.fromkeys(effect.reference for each in summaries for effect in each.effects)
+    order = get_args(Role)
+    return tuple(sorted(found, key=lambda reference: order.index(reference.role)))
 
 
 def reached_by(arms: Sequence[ArmResult]) -> tuple[Reached, ...]:
@@ -211,51 +226,18 @@ def cost_of_choosing(arms: Sequence[ArmResult], full_training: Cost) -> tuple[st
     )
 
 
-def power_sentences(summaries: Sequence[PolicySummary]) -> tuple[str, ...]:
-    """What would settle the comparisons with random that are open."""
-    taken = {
-        summary.policy: effect
-        for summary in summaries
-        if (effect := summary.effect("random")) is not None and what_it_takes(effect)
-    }
-    if not taken:
-        return ()
-    opening = f"Open against {reference_of(summaries)}"
-    reachable = {
-        policy: effect
-        for policy, effect in taken.items()
-        if not (effect.seeds_first or effect.is_out_of_reach)
-    }
-    sentences = _first_more_seeds(taken, opening)
-    if reachable:
-        wanted = "; ".join(f"{name} {what_it_takes(effect)}" for name, effect in reachable.items())
-        sentences.append(
-            f"{opening}, and what would settle it, were difference and spread as they are: "
-            f"{wanted}."
-        )
-    if any(effect.more_seeds for effect in reachable.values()):
-        sentences[-1] += " Add seeds with raise-mdit run RUN_DIR --more-seeds N."
-    hopeless = [policy for policy, effect in taken.items() if effect.is_out_of_reach]
-    if hopeless:
-        sentences.append(
-            f"{opening}, and no number of seeds or items within reason would settle it, as "
-            f"difference and spread are: {', '.join(hopeless)}."
-        )
-    return tuple(sentences)
-
-
-def _first_more_seeds(taken: Mapping[str, Effect], opening: str) -> list[str]:
-    """A sentence for each number of seeds that is too small to say more."""
-    by_number: dict[int, list[str]] = {}
-    for policy, effect in taken.items():
-        if effect.seeds_first:
-            by_number.setdefault(effect.seeds_first, []).append(policy)
-    return [
-        f"{opening}, and {spread_says_too_little(taken[policies[0]])}: {', '.join(policies)}. "
-        f"Run at least {number} more seeds first, with raise-mdit run RUN_DIR "
-        f"--more-seeds {number}."
-        for number, policies in by_number.items()
-    ]
+def _named(
+    asked_for: Sequence[str], policies: Collection[str], roles: Mapping[Role, str]
+) -> Iterator[Reference]:
+    """References asked for by name; one that has a role is compared with already."""
+    for label in dict.fromkeys(asked_for):
+        if label not in policies:
+            raise RunError(
+                f"no policy {label!r} to compare with; there are {', '.join(policies)}."
+                f"{nearest(label, policies)}"
+            )
+        if label not in roles.values():
+            yield Reference("named", label)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -317,7 +299,7 @@ def _summary(
     several = len(measured[0].target_losses) > 1
     verdict: Verdict = "one seed" if len(arms) == 1 else "inconclusive"  # without a reference
     for effect in effects:
-        verdict = effect.verdict if effect.against == "random" else verdict
+        verdict = effect.verdict if effect.reference.role == "random" else verdict
     return PolicySummary(
         policy=arms[0].policy,
         kind=arms[0].kind,

@@ -14,7 +14,7 @@ that tells it asks there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -39,7 +39,8 @@ SEEDS_TO_BEGIN_WITH = 5
 times its error wide on either side, with three 4.3 times, with two 12.7 times (Student)."""
 
 Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed"]
-Role = Literal["random", "base", "full", "best_static"]
+Role = Literal["random", "base", "full", "best_static", "named"]
+"""Why a policy is compared with; `named` was asked for by its name."""
 
 ROLES: Mapping[Role, str] = {
     "random": "random picks",
@@ -47,16 +48,22 @@ ROLES: Mapping[Role, str] = {
     "full": "training on all of it",
     "best_static": "the best policy that ranks the pool once, chosen without the test",
 }
-"""What policies are compared with, in words."""
+"""What policies are compared with unasked, in words."""
+
+
+class Reference(NamedTuple):
+    """A policy that the others are compared with."""
+
+    role: Role
+    policy: str
+    """Its label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
     """One policy against a reference."""
 
-    against: Role
-    reference: str
-    """Label of the policy that has the role."""
+    reference: Reference
     difference: Interval
     """What the policy is compared by minus that of the reference with the same seed: below zero is
     better."""
@@ -143,55 +150,55 @@ class _Pairs(NamedTuple):
 
 
 def effects_of(
-    losses: Losses, by_item: ByItem, roles: Mapping[Role, str]
+    losses: Losses, by_item: ByItem, references: Sequence[Reference]
 ) -> dict[str, tuple[Effect, ...]]:
     """Effects of each policy against each reference with which it shares seeds, itself left out.
 
     Args:
         losses: Of every arm.
         by_item: The same item by item, as far as it is known.
-        roles: Labels of the references.
+        references: Each policy in one role.
     """
     policies = dict.fromkeys(policy for policy, _ in losses)
     effects: dict[str, list[Effect]] = {policy: [] for policy in policies}
     judged: dict[tuple[str, str], Effect] = {}
-    for role, reference in roles.items():
+    for reference in references:
         known = {
-            policy: _mirrored(judged[reference, policy], role, policy)
+            policy: _mirrored(judged[reference.policy, policy], reference, policy)
             for policy in policies
-            if (reference, policy) in judged
+            if (reference.policy, policy) in judged
         }
         pairs = {
             policy: pairs_of
             for policy in policies
-            if policy != reference
+            if policy != reference.policy
             and policy not in known
-            and (pairs_of := _pairs(policy, reference, losses, by_item)) is not None
+            and (pairs_of := _pairs(policy, reference.policy, losses, by_item)) is not None
         }
-        found = _effects_against(role, reference, pairs)
-        judged |= {(policy, reference): effect for policy, effect in found.items()}
+        found = _effects_against(reference, pairs)
+        judged |= {(policy, reference.policy): effect for policy, effect in found.items()}
         for policy in policies:
             effect = known.get(policy) or found.get(policy)
             if effect is not None:
-                effects[policy].append(replace(effect, reference=reference))
+                effects[policy].append(effect)
     return {policy: tuple(each) for policy, each in effects.items()}
 
 
 _OPPOSITE: Mapping[Verdict, Verdict] = {"better": "worse", "worse": "better"}
 
 
-def _mirrored(effect: Effect, role: Role, policy: str) -> Effect:
+def _mirrored(effect: Effect, reference: Reference, policy: str) -> Effect:
     """What was found of two policies, told of the other: they get one verdict, not two.
 
     Args:
         effect: Of what is the reference now.
-        role: Its role.
+        reference: What it is.
         policy: What was the reference then.
     """
-    assert effect.reference == policy, f"{policy} was the reference"
+    assert effect.reference.policy == policy, f"{policy} was the reference"
     return replace(
         effect,
-        against=role,
+        reference=reference,
         difference=_negated(effect.difference),
         over_items=None if effect.over_items is None else _negated(effect.over_items),
         verdict=_OPPOSITE.get(effect.verdict, effect.verdict),
@@ -219,21 +226,18 @@ def _pairs(policy: str, reference: str, losses: Losses, by_item: ByItem) -> _Pai
     return _Pairs(differences, np.mean(items, axis=0).tolist())
 
 
-def _effects_against(role: Role, reference: str, pairs: Mapping[str, _Pairs]) -> dict[str, Effect]:
+def _effects_against(reference: Reference, pairs: Mapping[str, _Pairs]) -> dict[str, Effect]:
     p_values = {policy: pairs_of.p_value for policy, pairs_of in pairs.items()}
     known = {policy: p for policy, p in p_values.items() if p is not None}
     adjusted = dict(zip(known, holm([*known.values()]), strict=True))
     return {
-        policy: _effect(
-            role, reference, pairs_of, p_values[policy], adjusted.get(policy), len(known)
-        )
+        policy: _effect(reference, pairs_of, p_values[policy], adjusted.get(policy), len(known))
         for policy, pairs_of in pairs.items()
     }
 
 
 def _effect(
-    role: Role,
-    reference: str,
+    reference: Reference,
     pairs: _Pairs,
     p_value: float | None,
     adjusted: float | None,
@@ -250,7 +254,6 @@ def _effect(
         if more_seeds == 0 and enough_items:  # the two ways of counting differ by a hair
             more_seeds = 1
     return Effect(
-        against=role,
         reference=reference,
         difference=interval,
         over_items=bootstrap_interval(pairs.by_item) if pairs.by_item else None,

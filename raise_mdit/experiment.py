@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raise_mdit.arms import Arm, run_arm, summary_of
-from raise_mdit.comparison import PolicySummary, power_sentences, summarise
+from raise_mdit.comparison import PolicySummary, summarise
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import ConfigError, RunError
 from raise_mdit.experiment_file import read_config, resolved_yaml
 from raise_mdit.folders import PREPARATION_FILE
+from raise_mdit.open_comparisons import power_sentences
 from raise_mdit.openings import Seal
 from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.policy_transfer import check_transfers

@@ -35,7 +35,7 @@ def headline(summaries: Sequence[PolicySummary]) -> list[str]:
     level_text = f"{interval_text(best.compared, LOSS)} {compared_unit(summaries)}"
     reached = f"{level_text} on {split_words(summaries).place}"
     effects = [effect for effect in (best.effect("random"), best.effect("best_static")) if effect]
-    if not effects or effects[0].against != "random":
+    if not effects or effects[0].reference.role != "random":
         return [
             f"{best.policy} ended lowest, at {reached}; there is no random arm with the same seeds "
             "to compare it with.",
@@ -115,17 +115,19 @@ def _lead(
     if against_random.verdict == "better":
         if all(effect.verdict == "better" for effect in effects):
             return f"{best.policy} won, {among}"
-        return f"{best.policy} beat {against_random.reference} and no more is settled"
+        return f"{best.policy} beat {against_random.reference.policy} and no more is settled"
     if against_random.difference.mean >= 0:
-        return f"No policy beat {against_random.reference}; {best.policy} came closest"
+        return f"No policy beat {against_random.reference.policy}; {best.policy} came closest"
     if against_random.verdict == "one seed":
         return f"One seed settles nothing; {best.policy} ended {among}"
-    return f"Nothing is settled against {against_random.reference}; {best.policy} ended {among}"
+    return (
+        f"Nothing is settled against {against_random.reference.policy}; {best.policy} ended {among}"
+    )
 
 
 def _difference(effect: Effect) -> str:
-    against = effect.reference
-    if effect.against == "best_static":
+    against = effect.reference.policy
+    if effect.reference.role == "best_static":
         against += ", the best static policy"
     verdict = "no verdict" if effect.verdict == "one seed" else effect.verdict
     return f"{interval_text(effect.difference, DIFFERENCE)} against {against} ({verdict})"
@@ -136,9 +138,9 @@ def _cost_sentence(
 ) -> str:
     costs = {summary.policy: summary.compute for summary in summaries}
     ratios = [
-        f"{_ratio(best.compute.flops / costs[effect.reference].flops)} that of {effect.reference}"
-        for effect in effects
-        if 0 < costs[effect.reference].flops < math.inf and math.isfinite(best.compute.flops)
+        f"{_ratio(best.compute.flops / costs[policy].flops)} that of {policy}"
+        for policy in (effect.reference.policy for effect in effects)
+        if 0 < costs[policy].flops < math.inf and math.isfinite(best.compute.flops)
     ]
     cost = f"{best.policy} cost {tflop(best.compute)} TFLOP in all"
     parts = [", ".join([cost, " and ".join(ratios)]) if ratios else cost]
@@ -153,7 +155,7 @@ def _to_settle(effects: Sequence[Effect]) -> list[str]:
     """What would settle what is open, in at most two clauses."""
     lacking = [effect for effect in effects if effect.seeds_first]
     reachable = [
-        f"{what_it_takes(effect)} would settle it against {effect.reference}"
+        f"{what_it_takes(effect)} would settle it against {effect.reference.policy}"
         for effect in effects
         if what_it_takes(effect) and effect not in lacking and not effect.is_out_of_reach
     ]

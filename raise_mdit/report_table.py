@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from raise_mdit.comparison import PolicySummary, target_names
+from raise_mdit.comparison import PolicySummary, references_among, target_names
 from raise_mdit.effects import Effect, Role, what_it_takes
 from raise_mdit.equal_budgets import Spent
 from raise_mdit.report_words import (
@@ -28,6 +28,7 @@ _AGAINST: dict[Role, str] = {
     "best_static": " (best static)",
     "base": " (untrained)",
     "full": " (all data)",
+    "named": "",
 }
 
 
@@ -134,14 +135,14 @@ def _table(
 def _effect_columns(
     summaries: Sequence[PolicySummary], roles: Sequence[Role]
 ) -> dict[str, list[Cell]]:
-    references = {effect.against: effect.reference for each in summaries for effect in each.effects}
     return {
-        f"Against {references[role]}{_AGAINST[role]}": [
-            _effect(summary.effect(role), is_reference=summary.policy == references[role])
-            for summary in summaries
+        f"Against {reference.policy}{_AGAINST[reference.role]}": [
+            _effect(each.effect_against(reference), is_reference=each.policy == reference.policy)
+            for each in summaries
         ]
         for role in roles
-        if role in references
+        for reference in references_among(summaries)
+        if reference.role == role
     }
 
 

@@ -25,10 +25,11 @@ from raise_mdit.comparison import (
     COMPARED_BY_TARGETS,
     PolicySummary,
     reference_of,
+    references_among,
     target_names,
 )
 from raise_mdit.core import Example
-from raise_mdit.effects import ROLES, Role
+from raise_mdit.effects import Reference
 from raise_mdit.pool_inspection import Heading, MixedPosition, MixedView, TextView
 from raise_mdit.pool_report import KindReport
 from raise_mdit.progress import Silent
@@ -148,11 +149,10 @@ def references_table(summaries: Sequence[PolicySummary]) -> SplitTable | None:
     Returns:
         None where the first table has said it all.
     """
-    roles = [role for role in ROLES if role != "random"]
     groups = [
-        _against(summaries, role)
-        for role in roles
-        if any(each.effect(role) is not None for each in summaries)
+        _against(summaries, reference)
+        for reference in references_among(summaries)
+        if reference.role != "random"
     ]
     equal: dict[str, list[str]] = {
         "equal tokens": [
@@ -194,17 +194,16 @@ def _against_random(summaries: Sequence[PolicySummary]) -> list[Column]:
     ]
 
 
-def _against(summaries: Sequence[PolicySummary], role: Role) -> list[Column]:
-    effects = [summary.effect(role) for summary in summaries]
-    label = next(effect.reference for effect in effects if effect is not None)
+def _against(summaries: Sequence[PolicySummary], reference: Reference) -> list[Column]:
+    effects = [summary.effect_against(reference) for summary in summaries]
     differences = [
         _interval(effect.difference)
         if effect is not None
-        else ("reference" if summary.policy == label else "")
+        else ("reference" if summary.policy == reference.policy else "")
         for summary, effect in zip(summaries, effects, strict=True)
     ]
     verdicts = ["" if effect is None else effect.verdict for effect in effects]
-    return [Column(f"minus {label}", differences), Column("verdict", verdicts, "left")]
+    return [Column(f"minus {reference.policy}", differences), Column("verdict", verdicts, "left")]
 
 
 def pool_table(reports: Sequence[KindReport], *, batch_size: int, max_length: int) -> Table:

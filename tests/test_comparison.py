@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import pytest
-from helpers.arm_results import arm, arms, held_out, of_items
+from helpers.arm_results import arm, arms, held_out
 
 from raise_mdit.bootstrap import bootstrap_interval
 from raise_mdit.comparison import (
     compared_losses,
     cost_of_choosing,
-    power_sentences,
     reference_of,
+    references_among,
     summarise,
     target_names,
 )
 from raise_mdit.core import Cost
+from raise_mdit.effects import Reference
+from raise_mdit.errors import RunError
 from raise_mdit.results import ArmResult
 
 
@@ -223,7 +224,9 @@ def test_effects_stand_against_every_reference_that_the_run_has() -> None:
 
     summaries = {each.policy: each for each in summarise(given)}
 
-    against = {policy: [e.against for e in each.effects] for policy, each in summaries.items()}
+    against = {
+        policy: [e.reference.role for e in each.effects] for policy, each in summaries.items()
+    }
     assert against == {
         "base": ["random", "full", "best_static"],
         "random": ["base", "full", "best_static"],
@@ -236,6 +239,41 @@ def test_effects_stand_against_every_reference_that_the_run_has() -> None:
     assert effect.difference == bootstrap_interval([1.0 - 1.5, 1.2 - 1.7])
     assert summaries["ppo"].effect("random") == summaries["ppo"].effects[0]
     assert summaries["random"].effect("random") is None
+
+
+def test_a_policy_asked_for_by_name_is_a_reference_beside_the_others() -> None:
+    given = [*arms("random", 2.0, 2.1), *arms("ppo", 1.0, 1.2), *arms("raise", 1.1, 1.5)]
+
+    summaries = {each.policy: each for each in summarise(given, ["ppo"])}
+
+    named = Reference("named", "ppo")
+    effect = summaries["raise"].effect_against(named)
+    assert effect is not None
+    assert effect.difference == bootstrap_interval([1.1 - 1.0, 1.5 - 1.2])
+    assert summaries["ppo"].effect_against(named) is None
+    against_random = summaries["ppo"].effect("random")
+    turned = summaries["random"].effect_against(named)
+    assert against_random is not None
+    assert turned is not None
+    assert turned.adjusted_p == against_random.adjusted_p
+    assert references_among(list(summaries.values())) == (Reference("random", "random"), named)
+
+
+def test_several_may_be_asked_for_and_each_is_once_a_reference() -> None:
+    given = [*arms("random", 2.0), *arms("longest", 1.0), *arms("ppo", 1.0), *arms("raise", 1.0)]
+
+    asked_for = ["raise", "random", "ppo", "longest", "raise"]
+    summaries = summarise(given, asked_for)
+
+    assert references_among(summaries) == (
+        Reference("random", "random"), Reference("best_static", "longest"),
+        Reference("named", "raise"), Reference("named", "ppo"),
+    )  # fmt: skip
+
+
+def test_a_reference_that_is_no_policy_is_refused_with_the_nearest() -> None:
+    with pytest.raises(RunError, match=r"'pppo'.* there are random, ppo\. Did you mean 'ppo'\?"):
+        summarise([*arms("random", 2.0), *arms("ppo", 1.0)], ["pppo"])
 
 
 def test_the_verdict_is_that_against_random_after_all_policies_are_counted() -> None:
@@ -315,110 +353,6 @@ def test_targets_are_named_where_there_are_several() -> None:
     assert target_names(arms("base", 1.0)) == target_names(summarise(arms("base", 1.0))) == ()
     sealed = [arm("base", 0, 1.0, test=None), arm("base", 1, 1.0, test=None)]
     assert target_names(sealed) == ()
-
-
-# What would settle an open comparison, in words.
-
-
-HOPELESS = (
-    "Open against random, and no number of seeds or items within reason would settle it, as "
-    "difference and spread are: ppo."
-)
-
-
-def sentences(random: list[ArmResult], ppo: list[ArmResult]) -> tuple[str, ...]:
-    return power_sentences(summarise([*random, *ppo]))
-
-
-def test_an_open_comparison_says_how_many_seeds_would_settle_it() -> None:
-    random, ppo = arms("random", 1.0, 1.0, 1.0), arms("ppo", 0.5, 1.1, 0.8)
-    effect = summarise([*random, *ppo])[1].effects[0]
-    assert effect.more_seeds is not None
-
-    assert sentences(random, ppo) == (
-        "Open against random, and what would settle it, were difference and spread as they are: "
-        f"ppo {effect.more_seeds} more seeds. Add seeds with raise-mdit run RUN_DIR "
-        "--more-seeds N.",
-    )
-
-
-def on_items(policy: str, *by_seed: list[float]) -> list[ArmResult]:
-    """Arms whose test has these items, of one token each."""
-    tests = [of_items(losses, [1] * len(losses)) for losses in by_seed]
-    return [arm(policy, seed, test.loss, test=test) for seed, test in enumerate(tests)]
-
-
-def test_an_open_comparison_says_how_many_items_would_settle_it() -> None:
-    random, ppo = (
-        on_items("random", *[[1.0, 1.0, 1.0]] * 2),
-        on_items("ppo", *[[0.1, 1.2, 0.9]] * 2),
-    )
-
-    (sentence,) = sentences(random, ppo)
-
-    assert re.search(r"they are: ppo \d+ more held-out items\.$", sentence)
-
-
-def test_seeds_and_items_may_both_be_lacking() -> None:
-    random = on_items("random", *[[1.0, 1.0, 1.0]] * 3)
-    ppo = on_items("ppo", [0.1, 1.2, 0.9], [0.5, 1.2, 1.0], [0.1, 1.3, 1.5])
-
-    (sentence,) = sentences(random, ppo)
-
-    assert re.search(r"ppo \d+ more seeds and \d+ more held-out items\. Add", sentence)
-
-
-@pytest.mark.parametrize("losses", [(0.0, 2.0, 1.001), (1.0, 1.0, 1.0)])
-def test_a_hopeless_comparison_says_so(losses: tuple[float, ...]) -> None:
-    (sentence,) = sentences(arms("random", 1.0, 1.0, 1.0), arms("ppo", *losses))
-
-    assert sentence == HOPELESS
-
-
-def test_items_that_never_settle_it_make_it_hopeless_though_seeds_agree() -> None:
-    near = [0.0, 2.0] * 20 + [0.9999]
-    random, ppo = on_items("random", *[[1.0] * 41] * 2), on_items("ppo", near, near)
-
-    (sentence,) = sentences(random, ppo)
-
-    assert sentence == HOPELESS
-
-
-def test_open_comparisons_that_can_be_settled_stand_apart_from_those_that_cannot() -> None:
-    random, ppo = arms("random", 1.0, 1.0, 1.0), arms("ppo", 0.5, 1.1, 0.8)
-    lost, best = arms("lost", 0.0, 2.0, 1.001), arms("best", 0.2, 0.21, 0.19)
-
-    first, second = power_sentences(summarise([*random, *ppo, *lost, *best]))
-
-    assert re.search(r"they are: ppo \d+ more seeds\. Add", first)
-    assert second == HOPELESS.replace("ppo", "lost")
-
-
-def test_two_seeds_that_differ_give_no_number_but_ask_for_more_seeds_first() -> None:
-    random = arms("random", 1.0, 1.4, 1.1)
-    late, best = arms("late", 0.5, 1.3), arms("best", 0.2, 0.5, 0.28)
-
-    (sentence,) = power_sentences(summarise([*random, *arms("ppo", 0.9, 1.5), *late, *best]))
-
-    assert sentence == (
-        "Open against random, and a spread over 2 seeds tells too little to say what would settle "
-        "it: ppo, late. Run at least 3 more seeds first, with raise-mdit run RUN_DIR "
-        "--more-seeds 3."
-    )
-
-
-def test_one_seed_asks_for_four_more() -> None:
-    (sentence,) = sentences(arms("random", 1.0), arms("ppo", 0.5))
-
-    assert sentence.startswith("Open against random, and one seed has no spread to say what would")
-    assert sentence.endswith(
-        "Run at least 4 more seeds first, with raise-mdit run RUN_DIR --more-seeds 4."
-    )
-
-
-@pytest.mark.parametrize("losses", [(0.5, 0.51, 0.49), (0.5, math.nan)])
-def test_what_is_settled_or_cannot_be_told_has_no_sentence(losses: tuple[float, ...]) -> None:
-    assert sentences(arms("random", 1.0, 1.0, 1.0), arms("ppo", *losses)) == ()
 
 
 def test_a_policy_of_one_seed_without_random_has_no_verdict() -> None:

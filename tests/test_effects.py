@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ from scipy import stats
 
 from raise_mdit.bootstrap import SMALLEST_P, bootstrap_interval, holm, zero_mean_p_value
 from raise_mdit.comparison import references, summarise
-from raise_mdit.effects import MOST_ITEMS, MOST_SEEDS, Effect, Role, effects_of, what_it_takes
+from raise_mdit.effects import MOST_ITEMS, MOST_SEEDS, Effect, Reference, effects_of, what_it_takes
 from raise_mdit.results import ArmResult
 from raise_mdit.statistics import Interval
 
-RANDOM: Mapping[Role, str] = {"random": "random"}
+RANDOM = [Reference("random", "random")]
 SEEDS = 5
 DRAWN = np.random.default_rng(0).normal(size=(8, SEEDS))
 
@@ -80,11 +80,9 @@ def test_policies_without_a_common_seed_have_no_effect() -> None:
 def test_each_reference_has_its_effects_and_none_against_itself() -> None:
     losses = losses_of(base=[3.0, 3.0], random=[2.0, 2.1], ppo=[1.0, 1.2])
 
-    found = effects_of(losses, {}, {"random": "random", "base": "base"})
+    found = effects_of(losses, {}, [*RANDOM, Reference("base", "base")])
 
-    against = {
-        policy: [(each.against, each.reference) for each in of] for policy, of in found.items()
-    }
+    against = {policy: [each.reference for each in of] for policy, of in found.items()}
     assert against == {
         "base": [("random", "random")],
         "random": [("base", "base")],
@@ -140,16 +138,15 @@ def test_p_values_are_corrected_over_policies_and_against_each_reference_apart()
         for at, shift in enumerate(shifts)
         for seed in range(SEEDS)
     }
-    roles: Mapping[Role, str] = {"random": "policy 0", "base": "policy 1"}
+    references = [Reference("random", "policy 0"), Reference("base", "policy 1")]
 
-    found = effects_of(losses, {}, roles)
+    found = effects_of(losses, {}, references)
 
-    for place in (0, 1):
-        reference = f"policy {place}"
+    for place, reference in enumerate(references):
         others = [f"policy {at}" for at in range(place + 1, 8)]  # two references meet once
         p_values = []
         for policy in others:
-            apart = [losses[policy, seed] - losses[reference, seed] for seed in range(SEEDS)]
+            apart = [losses[policy, seed] - losses[reference.policy, seed] for seed in range(SEEDS)]
             p = zero_mean_p_value(apart)
             assert p is not None
             p_values.append(p)
@@ -442,12 +439,12 @@ def test_two_references_are_compared_once_and_the_word_holds_both_ways() -> None
     spread = [0.9, 1.0, 1.3, 0.8, 1.1]
     losses = losses_of(random=spread, base=[each + 0.5 for each in DRAWN[0] / 3])
     rivals = losses_of(**{f"p{at}": list(spread + row) for at, row in enumerate(DRAWN)})
-    found = effects_of({**losses, **rivals}, {}, {"random": "random", "base": "base"})
+    found = effects_of({**losses, **rivals}, {}, [*RANDOM, Reference("base", "base")])
 
-    (there,) = (effect for effect in found["base"] if effect.against == "random")
-    (back,) = (effect for effect in found["random"] if effect.against == "base")
+    (there,) = (effect for effect in found["base"] if effect.reference.role == "random")
+    (back,) = (effect for effect in found["random"] if effect.reference.role == "base")
 
-    assert back.reference == "base"
+    assert back.reference.policy == "base"
     assert (back.p_value, back.adjusted_p) == (there.p_value, there.adjusted_p)
     assert back.difference.mean == -there.difference.mean
     assert (back.difference.low, back.difference.high) == (
@@ -456,7 +453,7 @@ def test_two_references_are_compared_once_and_the_word_holds_both_ways() -> None
     )
     opposite = {"better": "worse", "worse": "better"}
     assert back.verdict == opposite.get(there.verdict, there.verdict)
-    alone = effects_of(losses, {}, {"base": "base"})["random"][0]
+    alone = effects_of(losses, {}, [Reference("base", "base")])["random"][0]
     assert alone.adjusted_p is not None
     assert there.adjusted_p is not None
     assert alone.adjusted_p < there.adjusted_p

@@ -7,8 +7,9 @@ import math
 import pytest
 from helpers.arm_results import arm, arms, of_items
 
-from raise_mdit.comparison import power_sentences, summarise
+from raise_mdit.comparison import summarise
 from raise_mdit.core import Cost
+from raise_mdit.open_comparisons import power_sentences
 from raise_mdit.report_sentences import cautions, headline, return_trends
 from raise_mdit.report_words import MINUS, TIMES
 from raise_mdit.results import ArmResult

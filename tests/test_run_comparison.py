@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.arm_results import arms, of_items, opened
 
+from raise_mdit import cli
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import RunError
 from raise_mdit.experiment import more_seeds
@@ -177,3 +179,16 @@ def test_more_seeds_go_on_from_the_largest(tmp_path: Path) -> None:
     given = config(tmp_path, "seeds=[4, 1]")
     assert more_seeds(given, 2).seeds == (4, 1, 5, 6)
     assert more_seeds(given, 2).model_copy(update={"seeds": given.seeds}) == given
+
+
+def test_compare_holds_every_policy_against_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = [*arms("random", 3.0, 3.1), *arms("less", 2.0, 2.1), *arms("ppo", 1.0, 1.25)]
+    directory = str(run_of(tmp_path, "a", results))
+
+    monkeypatch.setattr(sys, "argv", ["raise-mdit", "compare", directory, "--against", "ppo"])
+    with pytest.raises(SystemExit):
+        cli.main()
+
+    assert "minus ppo" in capsys.readouterr().out

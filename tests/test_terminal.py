@@ -544,9 +544,9 @@ def test_the_likelihood_of_options_has_a_column_under_its_name() -> None:
 # Against other references, and on equal budgets.
 
 
-def references(results: Sequence[ArmResult]) -> dict[str, str]:
+def references(results: Sequence[ArmResult], *against: str) -> dict[str, str]:
     """Each line of the second table, by its first word."""
-    table = references_table(summarise(results))
+    table = references_table(summarise(results, against))
     assert table is not None
     return {line.split()[0]: line for line in printed(table, width=200) if line.strip(" ─")}
 
@@ -563,6 +563,15 @@ def test_a_second_table_has_a_difference_and_a_word_for_each_reference() -> None
     assert f"{against_base.mean:.3f}" in lines["ppo"]
     assert len(INTERVAL.findall(lines["ppo"])) == len(INTERVAL.findall(lines["random"])) == 1
     assert lines["base"].split() == ["base", "reference"]
+
+
+def test_policies_asked_for_by_name_stand_last_among_the_references() -> None:
+    results = [*arms("base", 3.0), *arms("random", 2.0), *arms("ppo", 1.0), *arms("raise", 1.5)]
+
+    lines = references(results, "ppo", "raise")
+
+    assert re.findall(r"minus \w+", lines["policy"]) == ["minus base", "minus ppo", "minus raise"]
+    assert re.findall(r"-?\d\.\d+|reference", lines["raise"]) == ["-1.500", "0.500", "reference"]
 
 
 def test_a_second_table_tells_losses_on_equal_budgets() -> None:

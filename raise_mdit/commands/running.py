@@ -186,6 +186,13 @@ def compare(
         list[Path],
         typer.Argument(metavar="RUN_DIR...", help="Run directories, such as runs/quickstart/…."),
     ],
+    against: Annotated[
+        list[str],
+        typer.Option(
+            metavar="POLICY",
+            help="Hold every policy against this one, too, as the tables name it. Once for each.",
+        ),
+    ] = [],  # noqa: B006  # Typer reads the default and never changes it
 ) -> None:
     """Compare the policies of one run or of several that were measured on the same data.
 
@@ -197,12 +204,18 @@ def compare(
     Holm for the number of policies; else it is *inconclusive*, and how many more seeds or items it
     would take is told. Equal tokens and equal compute read the loss on reward-validation where
     every policy had spent as much as the one that spent the least.
+
+    References are random, base, full and the best policy that ranks the pool once, as far as the
+    runs have them, and those that --against names.
+
+    Example: `raise-mdit compare runs/quickstart/… --against ppo`.
     """
-    from raise_mdit.comparison import power_sentences, summarise
+    from raise_mdit.comparison import summarise
+    from raise_mdit.open_comparisons import power_sentences
     from raise_mdit.run_comparison import gather
 
     gathered = gather(directories)
-    summaries = summarise(gathered.arms)
+    summaries = summarise(gathered.arms, against)
     _print_comparison(summaries, (*gathered.notes, *power_sentences(summaries)))
 
 
