@@ -38,6 +38,9 @@ SEEDS_TO_BEGIN_WITH = 5
 """What is asked for where there are fewer than that minimum: with five seeds the interval is 2.8
 times its error wide on either side, with three 4.3 times, with two 12.7 times (Student)."""
 
+ALIKE = "alike with every seed"
+"""Said of policies between which there is no difference at all."""
+
 Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed"]
 Role = Literal["random", "base", "full", "best_static", "named"]
 """Why a policy is compared with; `named` was asked for by its name."""
@@ -94,11 +97,25 @@ class Effect:
         return SEEDS_TO_BEGIN_WITH - size
 
     @property
+    def is_alike(self) -> bool:
+        """Whether the two ended alike with every seed, to the last digit."""
+        low, high = self.difference.low, self.difference.high
+        return self.verdict == "inconclusive" and self.difference.mean == 0 == low == high
+
+    @property
+    def can_be_settled(self) -> bool:
+        """Whether it is open, and a number of seeds or items is known that would settle it."""
+        is_open = self.verdict == "inconclusive" and self.adjusted_p is not None
+        if not is_open or self.seeds_first or self.is_alike:
+            return False
+        lacks_items = self.over_items is not None and self.more_items is None
+        return self.more_seeds is not None and not lacks_items
+
+    @property
     def is_out_of_reach(self) -> bool:
         """Whether it is open, and no number of seeds or items within reason would settle it."""
-        if self.verdict != "inconclusive" or self.adjusted_p is None or self.seeds_first:
-            return False
-        return self.more_seeds is None or (self.over_items is not None and self.more_items is None)
+        is_open = self.verdict == "inconclusive" and self.adjusted_p is not None
+        return is_open and not (self.seeds_first or self.is_alike or self.can_be_settled)
 
 
 def what_it_takes(effect: Effect) -> str:
@@ -106,9 +123,11 @@ def what_it_takes(effect: Effect) -> str:
 
     It supposes that difference and spread stay as they are. The spread of fewer than three seeds
     says too little for a number: then it is `at least 3 more seeds first`. It is `out of reach`
-    where no number within reason would do, and nothing where the comparison is settled or a loss
-    is not finite.
+    where no number within reason would do, `alike with every seed` where there is no difference,
+    and nothing where the comparison is settled or a loss is not finite.
     """
+    if effect.is_alike:
+        return ALIKE
     if effect.seeds_first:
         return f"at least {effect.seeds_first} more seeds first"
     if effect.is_out_of_reach:

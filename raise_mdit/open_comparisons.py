@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from raise_mdit.comparison import PolicySummary, references_among
-from raise_mdit.effects import Effect, Reference, spread_says_too_little, what_it_takes
+from raise_mdit.effects import ALIKE, Effect, Reference, spread_says_too_little, what_it_takes
 
 
 def power_sentences(summaries: Sequence[PolicySummary]) -> tuple[str, ...]:
@@ -27,11 +27,7 @@ def _sentences(summaries: Sequence[PolicySummary], reference: Reference) -> list
     if not taken:
         return []
     opening = f"Open against {reference.policy}"
-    reachable = {
-        policy: effect
-        for policy, effect in taken.items()
-        if not (effect.seeds_first or effect.is_out_of_reach)
-    }
+    reachable = {policy: effect for policy, effect in taken.items() if effect.can_be_settled}
     sentences = _first_more_seeds(taken, opening)
     if reachable:
         wanted = "; ".join(f"{name} {what_it_takes(effect)}" for name, effect in reachable.items())
@@ -47,6 +43,9 @@ def _sentences(summaries: Sequence[PolicySummary], reference: Reference) -> list
             f"{opening}, and no number of seeds or items within reason would settle it, as "
             f"difference and spread are: {', '.join(hopeless)}."
         )
+    alike = [policy for policy, effect in taken.items() if effect.is_alike]
+    if alike:
+        sentences.append(f"No different from {reference.policy}, {ALIKE}: {', '.join(alike)}.")
     return sentences
 
 

@@ -12,7 +12,7 @@ from raise_mdit.core import Example
 from raise_mdit.errors import ConfigError, DataError
 from raise_mdit.results import HeldOutSplit
 from raise_mdit.sources.reading import read_rows
-from raise_mdit.splits import SPLITS, allot
+from raise_mdit.splits import SPLITS, allot, shares_of
 from raise_mdit.task_metrics import AnswerMetric, load_answer_metric
 
 HELD_OUT: tuple[HeldOutSplit, ...] = ("test", "model_selection")
@@ -71,12 +71,7 @@ def _held_out_alone(data: DataConfig) -> DataConfig:
 
     What is drawn from these sources for other splits stays: it decides what is left for `all`.
     """
-    sources = {share.source for split in HELD_OUT for share in getattr(data, split)}
-    shares: dict[str, object] = {
-        split: tuple(share for share in getattr(data, split) if share.source in sources)
-        for split in SPLITS
-    }
-    return data.model_copy(update=shares)
+    return shares_of({share.source for split in HELD_OUT for share in getattr(data, split)}, data)
 
 
 def _is_here(source: SourceConfig, data: DataConfig) -> bool:

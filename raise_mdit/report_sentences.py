@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from raise_mdit.comparison import PolicySummary, reached_by
-from raise_mdit.effects import Effect, spread_says_too_little, what_it_takes
+from raise_mdit.effects import ALIKE, Effect, spread_says_too_little, what_it_takes
 from raise_mdit.metric_agreement import MetricAgreement, metric_agreement
 from raise_mdit.prominence import level, rivals, winner
 from raise_mdit.report_words import (
@@ -152,16 +152,19 @@ def _ratio(value: float) -> str:
 
 
 def _to_settle(effects: Sequence[Effect]) -> list[str]:
-    """What would settle what is open, in at most two clauses."""
+    """What would settle what is open, in at most three clauses."""
     lacking = [effect for effect in effects if effect.seeds_first]
     reachable = [
         f"{what_it_takes(effect)} would settle it against {effect.reference.policy}"
         for effect in effects
-        if what_it_takes(effect) and effect not in lacking and not effect.is_out_of_reach
+        if effect.can_be_settled
     ]
     clauses = [
         f"{spread_says_too_little(effect)}: run {what_it_takes(effect)}" for effect in lacking[:1]
     ]
+    alike = [effect.reference.policy for effect in effects if effect.is_alike]
+    if alike:
+        clauses.append(f"it ended {ALIKE} as {' and '.join(alike)}")
     if reachable:
         clauses.append(f"about {' and '.join(reachable)}")
     if not clauses and any(effect.is_out_of_reach for effect in effects):

@@ -8,7 +8,7 @@ so the held-out splits do not depend on how much is asked for the pool.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -74,7 +74,7 @@ class Splits:
 class _Ask(NamedTuple):
     split: SplitName
     path: str
-    """Key in the experiment file, such as ``data.pool[0]``."""
+    """Key in the experiment file, such as ``data.pool.0``."""
     share: ShareConfig
 
 
@@ -96,7 +96,7 @@ def allot(sources: Mapping[str, Sequence[Example]], data: DataConfig) -> Splits:
         DataError: If a share cannot be given, or nothing is left of a split.
     """
     asks = [
-        _Ask(split, f"data.{split}[{index}]", share)
+        _Ask(split, f"data.{split}.{index}", share)
         for split in SPLITS
         for index, share in enumerate(getattr(data, split))
     ]
@@ -112,6 +112,20 @@ def allot(sources: Mapping[str, Sequence[Example]], data: DataConfig) -> Splits:
         removals=tuple(removals),
     )
     return Splits(**{split: tuple(kept[split]) for split in SPLITS}, report=report)
+
+
+def shares_of(sources: Collection[str], data: DataConfig) -> DataConfig:
+    """The data section with the shares of these sources alone.
+
+    Args:
+        sources: Names.
+        data: The section; it may be left without any share of a split.
+    """
+    shares: dict[str, object] = {
+        split: tuple(share for share in getattr(data, split) if share.source in sources)
+        for split in SPLITS
+    }
+    return data.model_copy(update=shares)
 
 
 def _check_names(asks: Sequence[_Ask], sources: Mapping[str, Sequence[Example]]) -> None:

@@ -346,13 +346,22 @@ def test_what_it_takes_names_seeds_and_items() -> None:
     [
         ([-1.0, 1.0, 0.1], None),
         ([-1e-4, -1e-4], np.tile([-1.0, 1.0], 50) - 1e-4),
-        ([0.0, 0.0], None),
     ],
 )
 def test_what_no_number_within_reason_settles_is_out_of_reach(
     differences: list[float], items: NDArray[np.float64] | None
 ) -> None:
     assert what_it_takes(effect_of(differences, items)) == "out of reach"
+
+
+def test_policies_without_any_difference_are_alike_and_need_nothing() -> None:
+    effect = effect_of([0.0, 0.0], np.zeros(9))
+
+    assert what_it_takes(effect) == "alike with every seed"
+    assert not effect.can_be_settled
+    assert not effect.is_out_of_reach
+    assert not effect_of([0.0, 1e-9]).is_alike
+    assert not effect_of([0.0]).is_alike
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,15 @@ def test_two_seeds_get_no_number_of_seeds_that_would_settle_it() -> None:
     )
 
 
+def test_a_headline_says_where_the_winner_equals_the_best_static_policy() -> None:
+    losses = (1.0, 1.2, 1.1)
+    given = [*arms("random", 3.0, 3.1, 3.2), *arms("ppo", *losses), *arms("longest", *losses)]
+
+    _, second = headline(summarise(given))
+
+    assert second.endswith("that of longest; it ended alike with every seed as longest.")
+
+
 def test_what_a_headline_asks_for_is_what_the_terminal_asks_for() -> None:
     """A number of items that is out of reach is not passed over for a number of seeds."""
     items = [0.0, 2.0] * 20 + [0.9999]

@@ -225,30 +225,30 @@ def test_share_beyond_the_source_names_who_has_the_rows() -> None:
         allot({"mine": rows(300, tasks=("sums", "dates"))}, config)
 
     assert str(caught.value) == (
-        "data.pool[0]: source 'mine' has 300 rows of tasks sums, dates; 250 are already given to "
-        "data.reward_validation[0], data.test[0]; 80 asked. Ask for at most 50 rows here or fewer "
-        "rows in data.reward_validation[0], data.test[0]."
+        "data.pool.0: source 'mine' has 300 rows of tasks sums, dates; 250 are already given to "
+        "data.reward_validation.0, data.test.0; 80 asked. Ask for at most 50 rows here or fewer "
+        "rows in data.reward_validation.0, data.test.0."
     )
 
 
 def test_rest_of_nothing_is_an_error() -> None:
     config = data(pool=[share()], test=[share(5)], reward_validation=[share(5)])
 
-    with pytest.raises(DataError, match=r"data\.pool\[0\]: .*; all asked\. Ask for fewer rows in"):
+    with pytest.raises(DataError, match=r"data\.pool\.0: .*; all asked\. Ask for fewer rows in"):
         allot({"mine": rows(10)}, config)
 
 
 def test_empty_source_is_an_error() -> None:
     config = data(pool=[share()], test=[share(5)], reward_validation=[share(5)])
 
-    with pytest.raises(DataError, match=r"data\.test\[0\]: source 'mine' has 0 rows; 5 asked\.$"):
+    with pytest.raises(DataError, match=r"data\.test\.0: source 'mine' has 0 rows; 5 asked\.$"):
         allot({"mine": []}, config)
 
 
 def test_two_rests_of_a_source_are_an_error() -> None:
     config = data(pool=[share()], test=[share(tasks=["sums"])], reward_validation=[share(5)])
 
-    with pytest.raises(DataError, match=r"data\.test\[0\] and data\.pool\[0\] both take all rows"):
+    with pytest.raises(DataError, match=r"data\.test\.0 and data\.pool\.0 both take all rows"):
         allot({"mine": rows(30)}, config)
 
 
@@ -261,9 +261,9 @@ def test_unknown_names_are_reported_at_once() -> None:
         allot({"mine": rows(30)}, config)
 
     assert str(caught.value).splitlines() == [
-        "data.test[0].tasks: source 'mine' has no task 'sum'; its tasks are sums. "
+        "data.test.0.tasks: source 'mine' has no task 'sum'; its tasks are sums. "
         "Did you mean 'sums'?",
-        "data.pool[0].source: there is no source 'mien'; sources are mine. Did you mean 'mine'?",
+        "data.pool.0.source: there is no source 'mien'; sources are mine. Did you mean 'mine'?",
     ]
 
 

@@ -21,7 +21,8 @@ from raise_mdit.errors import ConfigError, RunError
 from raise_mdit.progress import Silent
 from raise_mdit.results import ArmResult, to_json
 from raise_mdit.runs import write_text
-from raise_mdit.sweep import Point, plan, run_sweep, settings
+from raise_mdit.sweep import run_sweep
+from raise_mdit.sweep_plan import Point, plan, settings
 from raise_mdit.sweep_results import NoBoard
 
 RATES, WINDOWS = (1e-5, 1e-3), (8, 16, 32)
@@ -254,6 +255,23 @@ def test_the_command_names_the_best_and_how_to_run_it(
     assert "best      sweep-3" in told.output
     assert f"raise-mdit evaluate {tmp_path / 'out' / 'sweep-3'}" in told.output
     assert "--set learner.learning_rate=0.001 --set policies.ppo.episodes=4" in told.output
+
+
+def test_points_that_are_as_low_as_the_best_are_told(
+    file: Path, tmp_path: Path, fake_runs: Callable[..., None]
+) -> None:
+    fake_runs(lambda config, seed: 1.0 - config.learner.learning_rate)
+    told = CliRunner().invoke(app, ["sweep", str(file), "--out", str(tmp_path / "out")])
+    assert "best      sweep-3 (as low: sweep-4), that is:" in told.output
+
+
+def test_check_counts_the_points_and_finds_the_faults_of_each(file: Path) -> None:
+    told = CliRunner().invoke(app, ["check", str(file)])
+    assert f"{file}: sound; 4 points of ppo x 2 seeds = 8 arms" in told.output.replace("\n", "")
+
+    rate = "sweep.parameters={learner.learning_rate: {values: [1.0e-4, -1.0]}}"
+    told = CliRunner().invoke(app, ["check", str(file), "--set", rate])
+    assert "--set learner.learning_rate=-1.0: " in str(told.exception)
 
 
 def test_a_directory_of_something_else_is_left_alone(file: Path, tmp_path: Path) -> None:

@@ -67,15 +67,16 @@ def sweep(
     section = config.sweep
     if section is None:
         raise ConfigError(f"{file}: has no `sweep` section; `raise-mdit sweep --help` shows one")
-    from raise_mdit import sweep as search
+    from raise_mdit.sweep import run_sweep
+    from raise_mdit.sweep_plan import changes, plan
     from raise_mdit.terminal import progress_for
 
-    points = search.plan(file, set_)
+    points = plan(file, set_)
     directory = out_ or new_run_directory(Path("runs"), config.name, now=datetime.now())
     err.print(f"Sweep directory: {escape(str(directory))}; {len(points)} points")
     progress = progress_for(err)
     try:
-        results = search.run_sweep(
+        results = run_sweep(
             points,
             directory,
             policy=section.policy,
@@ -86,8 +87,10 @@ def sweep(
         progress.finish()
     out.print(_table(results))
     best = results[0]
-    settings = " ".join(f"--set {each}" for each in search.changes(best.setting))
-    out.print(f"best      {best.name}, that is:", markup=False, highlight=False)
+    settings = " ".join(f"--set {each}" for each in changes(best.setting))
+    tied = [each.name for each in results[1:] if each.loss.mean == best.loss.mean]
+    also = f" (as low: {', '.join(tied)})" if tied else ""
+    out.print(f"best      {best.name}{also}, that is:", markup=False, highlight=False)
     out.print(f"          raise-mdit run {file} --set sweep=null {settings}",
               markup=False, highlight=False)  # fmt: skip
     out.print(f"its test  raise-mdit evaluate {directory / best.name}",

@@ -1,4 +1,4 @@
-"""What an experiment file names of the user's own, loaded and tried before a run is begun.
+"""What an experiment file names, parts of the user's own above all, tried before a run is begun.
 
 Here faults that no key shows by itself get their place in the file, as those of keys have it.
 """
@@ -29,7 +29,7 @@ NUM_KNOWN = {"cheap": 4, "gradient": 4, "model": 2}
 
 
 def check_own_parts(experiment: LoadedExperiment, *, contracts: bool) -> None:
-    """Nothing, if what the file names of the user's own can be had, and does what it should.
+    """Nothing, if what the file names can be had, and does what it should.
 
     Args:
         experiment: Sound by its keys.
@@ -53,6 +53,7 @@ def check_own_parts(experiment: LoadedExperiment, *, contracts: bool) -> None:
 
 def _loads(config: ExperimentConfig) -> Iterator[Callable[[], object]]:
     from raise_mdit.agents.custom_policy import load_policy_class
+    from raise_mdit.embedded_shares import check_embedded_shares
     from raise_mdit.policy_config import PpoConfig
     from raise_mdit.reference_answers import check_reference_answers
     from raise_mdit.sources.custom import load_source
@@ -65,6 +66,7 @@ def _loads(config: ExperimentConfig) -> Iterator[Callable[[], object]]:
     yield from (partial(load_source, each) for each in config.pools.custom)
     yield from (partial(load_policy_class, each) for each in _own(config))
     yield partial(load_answer_metric, config.evaluation)
+    yield partial(check_embedded_shares, config.data)
     yield partial(check_reference_answers, config)
     if any(isinstance(each, PpoConfig) and each.from_run for each in config.policies):
         from raise_mdit.policy_source import with_own_priors  # numerics, for those who ask for it

@@ -147,15 +147,26 @@ def check(file: ExperimentFile, set_: Overrides = []) -> None:  # noqa: B006
     policies are made and tried on a made-up pool (`check_policy` of
     `raise_mdit.agents.policy_contract`), policies of other runs are looked up.
 
-    Data are read only for `evaluation.task_metric: answer_match`, whose extractor has to find an
-    answer in every reference of the held-out data.
+    What is asked of the embedded data is drawn from them. Other data are read only for
+    `evaluation.task_metric: answer_match`, whose extractor has to find an answer in every reference
+    of the held-out data. Of a file with a `sweep` section every point is checked.
     """
     loaded = load_with_places(file, set_)
     config = loaded.config
     check_own_parts(loaded, contracts=True)
-    arms = len(config.policies) * len(config.seeds)
-    out.print(f"{escape(str(file))}: sound; {len(config.policies)} policies x "
-              f"{len(config.seeds)} seeds = {arms} arms")  # fmt: skip
+    out.print(f"{escape(str(file))}: sound; {_work(file, config, set_)}")
+
+
+def _work(file: Path, config: ExperimentConfig, overrides: list[str]) -> str:
+    """How much there is to run."""
+    num_seeds, num_policies = len(config.seeds), len(config.policies)
+    if config.sweep is None:
+        return f"{num_policies} policies x {num_seeds} seeds = {num_policies * num_seeds} arms"
+    from raise_mdit.sweep_plan import plan
+
+    num_points = len(plan(file, overrides))
+    of = f"{num_points} points of {config.sweep.policy}"
+    return f"{of} x {num_seeds} seeds = {num_points * num_seeds} arms"
 
 
 def evaluate(directory: RunDirectory) -> None:

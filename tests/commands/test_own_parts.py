@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -100,6 +101,28 @@ def test_faults_of_an_extractor_have_their_place(checked: Check, file: Path) -> 
     first = fault(checked, f"{metric}  extractor: own_parts_nowhere:find\n")[0]
 
     assert first.startswith(f"{file}:13:14: evaluation.extractor: there is no module")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.pool.0.tasks=[sortng]", r"has no task 'sortng'.* Did you mean 'sorting'\?"),
+        ("data.test.toy.rows=90000", r"has 2800 rows; 90000 asked"),
+    ],
+)
+def test_shares_that_the_embedded_data_have_not_are_found(
+    checked: Check, override: str, message: str
+) -> None:
+    assert re.search(message, fault(checked, "", override)[0])
+
+
+def test_faults_of_embedded_shares_have_their_place(file: Path) -> None:
+    file.write_text(MINIMAL.replace("rows: 40", "tasks: [sortng]"))
+
+    with pytest.raises(ConfigError) as caught:
+        check_own_parts(load_with_places(file, []), contracts=True)
+
+    assert str(caught.value).startswith(f"{file}:4:24: data.pool.0.tasks: source 'toy' has no task")
 
 
 def test_references_without_answers_are_found(checked: Check, file: Path) -> None:
