@@ -28,8 +28,8 @@ from raise_mdit.benchmarks.tables import TextTable, as_markdown, as_rich, tables
 from raise_mdit.errors import UserError
 from raise_mdit.learners.pretrained import Device
 from raise_mdit.progress import Progress
+from raise_mdit.progress_bars import Bars
 from raise_mdit.runs import write_json
-from raise_mdit.terminal import Bars
 
 DESCRIPTION = """\
 Measure what a fine-tuning costs here, and what it costs done plainly.

@@ -67,9 +67,9 @@ def sweep(
     section = config.sweep
     if section is None:
         raise ConfigError(f"{file}: has no `sweep` section; `raise-mdit sweep --help` shows one")
+    from raise_mdit.progress_bars import progress_for
     from raise_mdit.sweep import run_sweep
     from raise_mdit.sweep_plan import changes, plan
-    from raise_mdit.terminal import progress_for
 
     points = plan(file, set_)
     directory = out_ or new_run_directory(Path("runs"), config.name, now=datetime.now())
@@ -104,7 +104,7 @@ def sync(directory: RunDirectory) -> None:
     every row and every artifact, and fails with a list of what is missing. The run directory may
     have been moved. Needs WANDB_API_KEY or `wandb login`.
     """
-    from raise_mdit.terminal import progress_for
+    from raise_mdit.progress_bars import progress_for
     from raise_mdit.wandb_mirror.sync import sync as send
 
     progress = progress_for(err)

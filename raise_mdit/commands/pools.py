@@ -64,7 +64,7 @@ def pool(
     config = load_experiment(file, set_)
     from raise_mdit import pool_inspection
     from raise_mdit.pool_building import build_pool
-    from raise_mdit.terminal import progress_for
+    from raise_mdit.progress_bars import progress_for
 
     if show is None and (kind, seed) != (None, None):
         raise UserError("--kind and --seed say what --show shows; give --show N beside them")
@@ -92,7 +92,7 @@ def _print_pool(config: ExperimentConfig, built: BuiltPool, seconds: float) -> N
     from rich.filesize import decimal
 
     from raise_mdit.pool_report import mosaic_savings, pool_report, renewal_note
-    from raise_mdit.terminal import pool_table
+    from raise_mdit.pool_views import pool_table
 
     pool, notes = built.candidates.pool, [*built.inputs.corpus.notes, *built.candidates.notes]
     if not len(pool):
@@ -116,7 +116,7 @@ def _print_pool(config: ExperimentConfig, built: BuiltPool, seconds: float) -> N
 def _print_candidates(built: BuiltPool, count: int, kind: Kind | None, seed: int) -> None:
     """Random candidates, readably."""
     from raise_mdit.pool_inspection import Viewer, draw_rows
-    from raise_mdit.terminal import candidate_text
+    from raise_mdit.pool_views import candidate_text
 
     pool, pretrained = built.candidates.pool, built.inputs.pretrained
     viewer = Viewer(

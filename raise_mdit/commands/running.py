@@ -67,8 +67,8 @@ def run(
     """
     config, directory = _run_asked_for(file, set_, out_, more_seeds)
     from raise_mdit import experiment  # torch and the rest, only now that the file is sound
+    from raise_mdit.progress_bars import progress_for
     from raise_mdit.run_directory import check_place
-    from raise_mdit.terminal import progress_for
 
     check_place(config, directory)
     _print_start(config, directory)
@@ -179,8 +179,8 @@ def evaluate(directory: RunDirectory) -> None:
     """
     from raise_mdit import experiment
     from raise_mdit.evaluation import evaluate as open_test
+    from raise_mdit.progress_bars import progress_for
     from raise_mdit.results import read_results
-    from raise_mdit.terminal import progress_for
 
     progress = progress_for(err)
     try:
@@ -231,7 +231,7 @@ def compare(
 
 
 def _print_comparison(summaries: Sequence[PolicySummary], notes: Sequence[str]) -> None:
-    from raise_mdit.terminal import REFERENCES_NOTE, references_table, results_table
+    from raise_mdit.comparison_tables import REFERENCES_NOTE, references_table, results_table
 
     out.print(results_table(summaries))
     against = references_table(summaries)

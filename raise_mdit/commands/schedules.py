@@ -58,7 +58,7 @@ def explain(
     from raise_mdit import explanation
     from raise_mdit.explanation_page import headline, write_page
     from raise_mdit.explanation_tables import attributions_table, picks_table, shares_table
-    from raise_mdit.terminal import progress_for
+    from raise_mdit.progress_bars import progress_for
 
     progress = progress_for(err)
     try:

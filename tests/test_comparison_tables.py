@@ -1,8 +1,7 @@
-"""What a person sees: the table of results, and bars that leave nothing behind."""
+"""The tables with which a run ends: figures, words, and room for both."""
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -11,32 +10,18 @@ from typing import Any
 
 import pytest
 from helpers import arm_results
+from helpers.printing import printed
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
 
 from raise_mdit.bootstrap import bootstrap_interval, widening
-from raise_mdit.candidates import make_example
 from raise_mdit.comparison import summarise
-from raise_mdit.core import Cost, Message
-from raise_mdit.pool_inspection import Heading, MixedPosition, MixedView, TextView
-from raise_mdit.pool_report import KindReport
-from raise_mdit.progress import Silent
+from raise_mdit.comparison_tables import references_table, results_table
+from raise_mdit.core import Cost
 from raise_mdit.report_words import metric_words
 from raise_mdit.results import ArmResult
 from raise_mdit.statistics import Interval
-from raise_mdit.terminal import (
-    PARENT_LENGTH,
-    Bars,
-    NotesOnly,
-    candidate_text,
-    pool_table,
-    progress_for,
-    references_table,
-    results_table,
-)
 
 INTERVAL = re.compile(r"\d (?:±[.\d]+|\+[.\d]+ -[.\d]+)")
-CONTROL = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
 def arms(policy: str, *losses: float, **fields: Any) -> list[ArmResult]:
@@ -61,36 +46,6 @@ def shown(results: Sequence[ArmResult], *, width: int = 200) -> dict[str, str]:
     """Each line of the table on a terminal of so many columns, by its first word."""
     lines = printed(results_table(summarise(results)), width=width)
     return {line.split()[0]: line for line in lines if line.strip(" ─")}
-
-
-def printed(renderable: RenderableType, *, width: int = 120) -> list[str]:
-    """The lines on a terminal of so many columns."""
-    console = Console(width=width, record=True, file=io.StringIO(), soft_wrap=True)
-    console.print(renderable, highlight=False)
-    return console.export_text().splitlines()
-
-
-def screen(written: str) -> str:
-    """What a terminal shows after that text: a cursor, line feeds and erased lines."""
-    lines, row, column = [""], 0, 0
-    for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])", written):
-        control = CONTROL.fullmatch(part)
-        if control and control[2] == "A":
-            row -= int(control[1] or 1)
-        elif control and control[2] == "K":
-            lines[row] = ""
-        elif part == "\r":
-            column = 0
-        elif part == "\n":
-            row, column = row + 1, 0
-            lines += [""] * (row + 1 - len(lines))
-        elif not control:
-            lines[row] = lines[row].ljust(column)[:column] + part
-            column += len(part)
-    return "\n".join(lines).strip()
-
-
-# --- The table.
 
 
 def test_the_difference_is_named_by_the_policy_it_is_to() -> None:
@@ -258,259 +213,6 @@ def test_a_column_that_no_terminal_has_room_for_runs_on() -> None:
 
     assert sum(line.startswith(f"{label} ") for line in lines) == 3
     assert "…" not in "".join(lines)
-
-
-# --- The table of a pool.
-
-MILLIONS = KindReport("all", 1234567, 52002, 5678901, 234567890, 123456789, 154321, 345678901, 632)
-
-
-def test_a_line_holds_what_an_epoch_over_a_kind_takes() -> None:
-    mosaics = KindReport("mosaic", 1200, 4000, 6000, 50000, 20000, 150, 60000, 614400)
-
-    lines = printed(pool_table([mosaics, MILLIONS], batch_size=8, max_length=512))
-
-    assert "steps of 8" in lines[0]
-    assert "padded to 512" in lines[0]
-    fields = "mosaic 1,200 4,000 5.00 50,000 20,000 40.0% 150 60,000 614,400"
-    assert lines[2].split() == fields.split()
-    assert lines[3].split()[0] == "all"
-
-
-def test_the_table_of_a_million_candidates_is_not_cut() -> None:
-    narrow = printed(pool_table([MILLIONS], batch_size=8, max_length=2000), width=40)
-
-    assert "".join(narrow) == "".join(
-        printed(pool_table([MILLIONS], batch_size=8, max_length=2000))
-    )
-    assert "…" not in "".join(narrow)
-
-
-# --- Candidates.
-
-HEADING = Heading("mosaic", "c0ffee", "toy", 1234, 567, "format of 2 examples")
-PARENTS = (
-    make_example("toy", [Message("user", "ask [bold]me"), Message("assistant", "told")]),
-    make_example("toy", [Message("user", "x" * (PARENT_LENGTH + 9)), Message("assistant", "y")]),
-)
-
-
-def mixed(*positions: MixedPosition, hidden: int = 0) -> MixedView:
-    return MixedView(HEADING, PARENTS, positions, len(positions) + hidden)
-
-
-def test_a_conversation_is_shown_word_for_word_with_its_roles() -> None:
-    turns = (Message("user", "Add\n  [1, 2] :smile:"), Message("assistant", "3"))
-
-    lines = printed(candidate_text(TextView(HEADING, turns)))
-
-    assert lines[0] == "── mosaic c0ffee"
-    assert lines[1] == "format of 2 examples"
-    assert lines[2] == "source toy; 1,234 tokens, 567 of them with loss"
-    assert lines[3:] == ["user", "Add", "  [1, 2] :smile:", "assistant", "3", ""]
-
-
-def test_a_text_cannot_write_elsewhere_on_the_terminal() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=120, no_color=True)
-    turns = (Message("user", "a\x1b[2Jb\x07\rc\x9bd\te"),)
-    token = MixedPosition("\x1b[2J", None, "\x9b", 0.5)
-
-    console.print(candidate_text(TextView(HEADING, turns)))
-    console.print(candidate_text(mixed(token)))
-
-    text = written(console)
-    assert "\x1b[2J" not in text
-    assert not set("\x07\r\x9b") & set(text)
-    assert "a\ufffd[2Jb\ufffd\ufffdc\ufffdd" in text
-
-
-def test_an_interpolation_is_shown_with_both_parents_shortened() -> None:
-    lines = printed(candidate_text(mixed(MixedPosition("a", "b", "a", 0.5))))
-
-    start = lines.index("first parent, prompt")
-    assert lines[start + 1 : start + 4] == ["ask [bold]me", "first parent, response", "told"]
-    assert "x" * PARENT_LENGTH + "… (9 characters more)" in lines
-
-
-def test_the_nearest_tokens_stand_below_those_of_the_parents() -> None:
-    positions = (
-        MixedPosition(" long", "\n", " long", 0.912),
-        MixedPosition(None, " b", " b", 1.0),
-    )
-
-    lines = printed(candidate_text(mixed(*positions, hidden=1200)))
-
-    rows = {line.split()[0]: line for line in lines if line.strip()}
-    assert rows["nearest"].split() == ["nearest", "·long", "·b"]
-    assert rows["first"].split() == ["first", "·long"]
-    assert rows["second"].split() == ["second", "⏎", "·b"]
-    assert rows["cosine"].split() == ["cosine", "0.91", "1.00"]
-    column = rows["nearest"].index("·b")
-    assert rows["second"].index("·b") == rows["cosine"].index("1.00") == column
-    assert lines[-3] == "where a parent has no token, the pad embedding is mixed in"
-    assert lines[-2] == "and 1,200 more positions"
-
-
-def test_padding_is_not_explained_where_there_is_none() -> None:
-    lines = printed(candidate_text(mixed(MixedPosition("a", "b", "a", 0.5))))
-
-    assert lines[-2].split() == ["cosine", "0.50"]
-
-
-@pytest.mark.parametrize("width", [40, 120])
-def test_many_tokens_go_on_below_and_none_is_lost(width: int) -> None:
-    tokens = [f"{number}語{'z' * (number % 30)}" for number in range(60)]
-    positions = [MixedPosition(token, token, token, 0.5) for token in tokens]
-
-    lines = printed(candidate_text(mixed(*positions)), width=width)
-
-    shown_tokens = [
-        token for line in lines if line.startswith("nearest") for token in line.split()[1:]
-    ]
-    assert shown_tokens == tokens
-    assert max(map(cell_len, (line for line in lines if line.startswith("nearest")))) <= 100
-
-
-# --- Bars.
-
-
-@pytest.fixture
-def terminal() -> Console:
-    """A terminal of 120 columns that remembers what was written."""
-    return Console(file=io.StringIO(), force_terminal=True, width=120, height=20)
-
-
-def written(terminal: Console) -> str:
-    assert isinstance(terminal.file, io.StringIO)
-    return terminal.file.getvalue()
-
-
-def redraw(bars: Bars) -> None:
-    """What a thread does ten times a second."""
-    bars._progress.refresh()
-
-
-def test_a_stage_is_shown_with_its_progress_and_figures(terminal: Console) -> None:
-    bars = Bars(terminal)
-    bars.start("ppo s0: learning", 48)
-    bars.advance()
-    bars.advance(2, episode_return=0.123456, tokens_per_second=9876.5)
-    redraw(bars)
-
-    found = screen(written(terminal))
-
-    bars.finish()
-    assert "ppo s0: learning" in found
-    assert "3/48" in found
-    assert "episode return 0.1235  tokens per second 9876" in found
-
-
-def test_a_stage_of_unknown_length_is_shown(terminal: Console) -> None:
-    bars = Bars(terminal)
-    bars.start("reading the data", None)
-
-    found = screen(written(terminal))
-
-    bars.finish()
-    assert "reading the data" in found
-    assert "0/?" in found
-
-
-def test_a_finished_stage_leaves_no_trace(terminal: Console) -> None:
-    terminal.print("before")
-    bars = Bars(terminal)
-    bars.start("loading the model", 3)
-    bars.advance(3, loss=1.0)
-    redraw(bars)
-
-    bars.finish()
-
-    terminal.print("after")
-    assert screen(written(terminal)) == "before\nafter"
-    assert written(terminal).rindex("\x1b[?25h") > written(terminal).rindex("\x1b[?25l")
-
-
-def test_a_new_stage_takes_the_place_of_the_one_before(terminal: Console) -> None:
-    bars = Bars(terminal)
-    bars.start("loading the model", None)
-    bars.start("reading the data", 7)
-
-    found = screen(written(terminal))
-
-    bars.finish()
-    assert "reading the data" in found
-    assert "loading the model" not in found
-    assert screen(written(terminal)) == ""
-
-
-def test_messages_stand_above_the_bar(terminal: Console) -> None:
-    bars = Bars(terminal)
-    bars.start("learning", 7)
-
-    terminal.print("a note")
-
-    assert screen(written(terminal)).splitlines()[0] == "a note"
-    bars.finish()
-    assert screen(written(terminal)) == "a note"
-
-
-def test_a_note_stands_above_the_bar_word_for_word(terminal: Console) -> None:
-    bars = Bars(terminal)
-    bars.start("comparing", None)
-
-    bars.note("Proxy learner: [bold]as written[/bold], 0.97")
-
-    found = screen(written(terminal)).splitlines()
-    bars.finish()
-    assert found[0] == "Proxy learner: [bold]as written[/bold], 0.97"
-    assert "comparing" in found[1]
-
-
-def test_a_note_between_stages_stays(terminal: Console) -> None:
-    bars = Bars(terminal)
-    bars.start("comparing", None)
-    bars.finish()
-
-    bars.note("a note")
-
-    bars.start("learning", 7)
-    bars.finish()
-    assert screen(written(terminal)) == "a note"
-
-
-def test_finishing_twice_is_finishing_once(terminal: Console) -> None:
-    bars = Bars(terminal)
-    bars.finish()
-    bars.start("learning", 7)
-    bars.finish()
-    once = written(terminal)
-
-    bars.finish()
-
-    assert written(terminal) == once
-
-
-def test_bars_are_for_terminals_and_silence_is_for_the_rest(terminal: Console) -> None:
-    pipe = Console(file=io.StringIO())
-
-    assert isinstance(progress_for(terminal), Bars)
-    elsewhere = progress_for(pipe)
-    assert isinstance(elsewhere, NotesOnly)
-    elsewhere.start("learning", 3)
-    elsewhere.note("[worth] knowing")
-    elsewhere.finish()
-    assert isinstance(pipe.file, io.StringIO)
-    assert pipe.file.getvalue() == "[worth] knowing\n"
-
-
-def test_silence_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    silent = Silent()
-    silent.start("learning", 3)
-    silent.advance(2, loss=1.0)
-    silent.finish()
-    silent.note("a note")
-
-    assert capfd.readouterr() == ("", "")
 
 
 # Several targets, and other metrics.
