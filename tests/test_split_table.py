@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
-from rich.console import Console
+from helpers.printing import printed
 
 from raise_mdit.split_table import NARROWEST, Column, SplitTable
 
@@ -22,12 +20,6 @@ def heads(groups: list[list[Column]], *, width: int) -> list[list[str]]:
     """Headings of each table that a terminal of that width gets."""
     split = SplitTable("policy", NAMES, groups=groups)
     return [[str(column.header) for column in table.columns][1:] for table in split.tables(width)]
-
-
-def printed(table: SplitTable, *, width: int) -> list[str]:
-    console = Console(width=width, record=True, file=io.StringIO(), soft_wrap=True)
-    console.print(table, highlight=False)
-    return [line.rstrip() for line in console.export_text().splitlines()]
 
 
 @pytest.mark.parametrize(("width", "count"), [(38, 1), (37, 2)])
