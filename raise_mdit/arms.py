@@ -30,6 +30,7 @@ from raise_mdit.policy_config import (
     ScorerSection,
 )
 from raise_mdit.policy_learning import NO_EXPERIENCE, Experience, Learned, PolicyLearning
+from raise_mdit.policy_source import with_prior_of_seed
 from raise_mdit.policy_transfer import Transfer
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
@@ -76,6 +77,7 @@ def run_arm(
         DataError: The budget needs more candidates than the pool has, for a policy that never
             repeats one.
     """
+    policy = with_prior_of_seed(policy, seed)
     running = _Running(preparation, policy, seed, recorder, progress, directory, seal)
     preparation.tuning.start_over()
     running.charge_shared()

@@ -57,30 +57,18 @@ class TrainedPolicy:
                 return folder / POLICY_FILE
         raise RunError(f"{self.where}: {label} has not finished in {self.directory}; resume it")
 
-    def prior(self, seeds: Iterable[int]) -> PriorConfig | None:
-        """The ranking that it began as, the chosen one where several were tried.
+    def prior(self, seed: int) -> PriorConfig | None:
+        """The ranking that it began as with a seed, the chosen one where several were tried.
 
         Args:
-            seeds: Of the arms that use it.
+            seed: Of the arm that uses it.
 
         Raises:
-            RunError: Its seeds began as different rankings.
+            RunError: No seed of it has finished.
         """
         if self.policy.trials is None:
             return self.policy.prior
-        results = [read_result(self.weights(seed).parent) for seed in seeds]
-        priors = [prior_of_arm(self.policy, result) for result in results]
-        if any(prior != priors[0] for prior in priors):
-            began = ", ".join(
-                f"s{result.seed} as {prior.ranking.label}"
-                for result, prior in zip(results, priors, strict=True)
-                if prior is not None
-            )
-            raise RunError(
-                f"{self.where}: its seeds began as different rankings ({began}); transfer one seed "
-                "at a time: `seeds: [0]`"
-            )
-        return priors[0]
+        return prior_of_arm(self.policy, read_result(self.weights(seed).parent))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -195,7 +183,7 @@ def transferred(policies: Iterable[PolicyConfig]) -> Iterator[PpoConfig]:
 
 
 def with_own_priors(config: ExperimentConfig) -> ExperimentConfig:
-    """The experiment with each transferred policy shown the ranking that it began as.
+    """The experiment with each transferred policy shown all rankings that it began as.
 
     Args:
         config: As it was written.
@@ -209,12 +197,41 @@ def with_own_priors(config: ExperimentConfig) -> ExperimentConfig:
         for seed in config.seeds:
             trained.weights(seed)
     policies = (
-        each.model_copy(update={"prior": found[each.label].prior(config.seeds)})
+        each.model_copy(update={"prior": _prior_over(found[each.label], config.seeds)})
         if each.label in found
         else each
         for each in config.policies
     )
     return config.model_copy(update={"policies": tuple(policies)})
+
+
+def with_prior_of_seed(policy: PolicyConfig, seed: int) -> PolicyConfig:
+    """A transferred policy shown the ranking that it began as with that seed; others as they are.
+
+    Args:
+        policy: Any.
+        seed: Of the arm that uses it.
+
+    Raises:
+        UserError: A policy cannot be had.
+    """
+    if not isinstance(policy, PpoConfig) or policy.from_run is None:
+        return policy
+    return policy.model_copy(update={"prior": trained_policy(policy).prior(seed)})
+
+
+def _prior_over(trained: TrainedPolicy, seeds: Iterable[int]) -> PriorConfig | None:
+    """What it began as, or the best of all that it began as where seeds differ in that."""
+    priors = [trained.prior(seed) for seed in seeds]
+    if all(prior == priors[0] for prior in priors):
+        return priors[0]
+    began = trained.policy.trials
+    assert began is not None, "seeds began as what each liked best"
+    rankings = {prior.ranking.label for prior in priors if prior is not None}
+    tried = tuple(each for each in began.rankings if each.label in rankings)
+    assert trained.policy.prior is not None, "trials are of a prior"
+    update = {"ranking": began.model_copy(update={"rankings": tried})}
+    return trained.policy.prior.model_copy(update=update)
 
 
 def embeddings_in_words(features: FeaturesConfig, digest: str) -> str:

@@ -28,7 +28,12 @@ from raise_mdit.errors import RunError
 from raise_mdit.features import FeatureTable
 from raise_mdit.ledger import Ledger
 from raise_mdit.policy_config import PpoConfig
-from raise_mdit.policy_source import TrainedPolicy, trained_policy, transferred
+from raise_mdit.policy_source import (
+    TrainedPolicy,
+    trained_policy,
+    transferred,
+    with_prior_of_seed,
+)
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
 from raise_mdit.selectors import prior_of
@@ -167,9 +172,10 @@ def check_transfers(preparation: Preparation, *, progress: Progress) -> Preparat
     for policy in transferred(preparation.config.policies):
         features[policy.label] = transferred_table(preparation, policy).values
         for seed in preparation.config.seeds:
+            of_seed = with_prior_of_seed(policy, seed)
             progress.start(f"{policy.label} s{seed}: comparing its scores with gains here", None)
             preparation.tuning.start_over()
-            prior = prior_of(preparation, policy, seed, progress=progress)
+            prior = prior_of(preparation, of_seed, seed, progress=progress)
             environments = ArmEnvironments(
                 preparation, policy, Ledger(), prior.scores, features=features[policy.label]
             )

@@ -8,16 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.arm_results import arm
+from helpers.arm_results import arm, opened
 from helpers.small_experiment import run_small, small_experiment
 
+from raise_mdit import experiment
 from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import load_experiment, read_config
 from raise_mdit.export import export_policy
 from raise_mdit.policy_config import PpoConfig
 from raise_mdit.policy_source import prior_of_arm, trained_policy, with_own_priors
+from raise_mdit.progress import Silent
 from raise_mdit.ranking_config import LongestConfig, RankedSection, ShortestConfig
-from raise_mdit.results import RankingTrial, read_result
+from raise_mdit.results import ArmResult, RankingTrial, read_result, read_results
 
 YAML = small_experiment(
     """
@@ -106,14 +108,25 @@ def test_elsewhere_it_is_shown_the_ranking_that_it_began_as(
     assert ranking_from(changed, folder, "[0, 1]") == ShortestConfig(kind="shortest")
 
 
-def test_seeds_that_began_as_different_rankings_are_refused_together(
+def test_seeds_that_began_as_different_rankings_are_each_shown_their_own(
     source: Path, folder: Path, tmp_path: Path
 ) -> None:
-    changed = with_returns(source, {0: [0.1, 0.2], 1: [0.4, 0.3]}, tmp_path / "changed")
+    """The same weights see lengths the other way round."""
+    short, long = [0.1, 0.2], [0.4, 0.3]
 
-    with pytest.raises(RunError, match=r"\(s0 as shortest, s1 as longest\); transfer one seed"):
-        ranking_from(changed, folder, "[0, 1]")
-    assert ranking_from(changed, folder, "[1]") == LongestConfig(kind="longest")
+    def arms_after(returns: dict[int, list[float]], name: str) -> list[ArmResult]:
+        changed = with_returns(source, returns, tmp_path / f"{name}-source")
+        policies = f"policies=[{{kind: base}}, {{kind: random}}, {{kind: ppo, from: {changed}}}]"
+        config = load_experiment(folder / "small.yaml", (policies, "seeds=[0, 1]"))
+        outcome = experiment.run(config, tmp_path / name, Silent())
+        results = read_results(outcome.directory / "results.json")
+        return [arm for arm in results if arm.policy == "ppo"]
+
+    alike = arms_after({0: short, 1: short}, "alike")
+    apart = arms_after({0: short, 1: long}, "apart")
+
+    assert opened(apart[0]) == opened(alike[0])
+    assert apart[1].tokens > alike[1].tokens
 
 
 def test_its_export_says_what_it_began_as(source: Path, tmp_path: Path) -> None:
