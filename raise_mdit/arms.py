@@ -30,7 +30,7 @@ from raise_mdit.policy_config import (
     ScorerSection,
 )
 from raise_mdit.policy_learning import NO_EXPERIENCE, Experience, Learned, PolicyLearning
-from raise_mdit.policy_source import with_prior_of_seed
+from raise_mdit.policy_source import as_trained
 from raise_mdit.policy_transfer import Transfer
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
@@ -77,7 +77,7 @@ def run_arm(
         DataError: The budget needs more candidates than the pool has, for a policy that never
             repeats one.
     """
-    policy = with_prior_of_seed(policy, seed)
+    policy = as_trained(policy, seed)
     running = _Running(preparation, policy, seed, recorder, progress, directory, seal)
     preparation.tuning.start_over()
     running.charge_shared()

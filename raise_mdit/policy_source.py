@@ -183,7 +183,7 @@ def transferred(policies: Iterable[PolicyConfig]) -> Iterator[PpoConfig]:
 
 
 def with_own_priors(config: ExperimentConfig) -> ExperimentConfig:
-    """The experiment with each transferred policy shown all rankings that it began as.
+    """The experiment with each transferred policy as it was trained, with all that it began as.
 
     Args:
         config: As it was written.
@@ -197,7 +197,7 @@ def with_own_priors(config: ExperimentConfig) -> ExperimentConfig:
         for seed in config.seeds:
             trained.weights(seed)
     policies = (
-        each.model_copy(update={"prior": _prior_over(found[each.label], config.seeds)})
+        _as_trained(each, found[each.label], _prior_over(found[each.label], config.seeds))
         if each.label in found
         else each
         for each in config.policies
@@ -205,8 +205,8 @@ def with_own_priors(config: ExperimentConfig) -> ExperimentConfig:
     return config.model_copy(update={"policies": tuple(policies)})
 
 
-def with_prior_of_seed(policy: PolicyConfig, seed: int) -> PolicyConfig:
-    """A transferred policy shown the ranking that it began as with that seed; others as they are.
+def as_trained(policy: PolicyConfig, seed: int) -> PolicyConfig:
+    """A transferred policy as it was trained with a seed; any other as it is.
 
     Args:
         policy: Any.
@@ -217,7 +217,21 @@ def with_prior_of_seed(policy: PolicyConfig, seed: int) -> PolicyConfig:
     """
     if not isinstance(policy, PpoConfig) or policy.from_run is None:
         return policy
-    return policy.model_copy(update={"prior": trained_policy(policy).prior(seed)})
+    trained = trained_policy(policy)
+    return _as_trained(policy, trained, trained.prior(seed))
+
+
+def _as_trained(
+    policy: PolicyConfig, trained: TrainedPolicy, prior: PriorConfig | None
+) -> PolicyConfig:
+    """The policy shown what it began as, and offered the whole pool if it was and nobody objects.
+
+    Another window need not fit this pool.
+    """
+    assert isinstance(policy, PpoConfig), "no other kind is transferred"
+    whole = policy.window is None and trained.policy.window == "pool"
+    window = "pool" if whole else policy.window
+    return policy.model_copy(update={"prior": prior, "window": window})
 
 
 def _prior_over(trained: TrainedPolicy, seeds: Iterable[int]) -> PriorConfig | None:

@@ -30,9 +30,9 @@ from raise_mdit.ledger import Ledger
 from raise_mdit.policy_config import PpoConfig
 from raise_mdit.policy_source import (
     TrainedPolicy,
+    as_trained,
     trained_policy,
     transferred,
-    with_prior_of_seed,
 )
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
@@ -172,7 +172,7 @@ def check_transfers(preparation: Preparation, *, progress: Progress) -> Preparat
     for policy in transferred(preparation.config.policies):
         features[policy.label] = transferred_table(preparation, policy).values
         for seed in preparation.config.seeds:
-            of_seed = with_prior_of_seed(policy, seed)
+            of_seed = as_trained(policy, seed)
             progress.start(f"{policy.label} s{seed}: comparing its scores with gains here", None)
             preparation.tuning.start_over()
             prior = prior_of(preparation, of_seed, seed, progress=progress)

@@ -23,7 +23,7 @@ from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.decisions import read_basis, read_features
 from raise_mdit.errors import ConfigError, RunError
-from raise_mdit.experiment_file import load_experiment, read_config
+from raise_mdit.experiment_file import load_experiment, read_config, resolved_yaml
 from raise_mdit.export import export_policy
 from raise_mdit.features import CLUSTERED_COMPONENTS, build_features, in_basis
 from raise_mdit.ledger import Ledger
@@ -174,6 +174,26 @@ def test_a_policy_that_began_as_a_ranking_is_shown_that_of_this_pool(
     assert policy.prior is not None
     assert policy.prior.ranking.kind == "longest"
     assert policy.prior.strength == 20.0
+
+
+def test_it_is_offered_the_whole_pool_if_it_was_trained_so(
+    folder: Path, source: Path, tmp_path: Path
+) -> None:
+    trained = read_config(source)
+    offered = trained.policies[2].model_copy(update={"window": "pool"})
+    whole = tmp_path / "whole"
+    shutil.copytree(source, whole)
+    changed = trained.model_copy(update={"policies": (*trained.policies[:2], offered)})
+    (whole / "config.yaml").write_text(resolved_yaml(changed))
+
+    entries = (
+        f"{{kind: ppo, name: as_trained, from: {whole}}}",
+        f"{{kind: ppo, name: as_asked, from: {whole}, window: 11}}",
+        f"{{kind: ppo, name: as_others, from: {source}, from_policy: ppo}}",
+    )
+    resolved = with_own_priors(elsewhere(folder, *entries)).policies[2:]
+    windows = [policy.window for policy in resolved if isinstance(policy, PpoConfig)]
+    assert windows == ["pool", 11, None]
 
 
 def test_on_its_own_pool_it_scores_as_it_did(folder: Path, source: Path) -> None:
