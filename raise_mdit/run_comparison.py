@@ -11,7 +11,8 @@ from raise_mdit.config import ExperimentConfig
 from raise_mdit.config_differences import differences, in_words, is_below
 from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import read_config
-from raise_mdit.results import ArmResult, HeldOut, read_results
+from raise_mdit.results import ArmResult, HeldOut, read_result, read_results
+from raise_mdit.runs import arm_folder
 
 COMPARABLE = ("model", "data.seed", "data.test", "data.model_selection")
 """Where runs must agree, as in the sources of held-out data: losses on other data, or in other
@@ -25,7 +26,7 @@ class Gathered(NamedTuple):
 
     arms: tuple[ArmResult, ...]
     notes: tuple[str, ...]
-    """In what else the runs differ, in sentences."""
+    """What is missing of them, and in what else they differ, in sentences."""
 
 
 class _Run(NamedTuple):
@@ -35,7 +36,7 @@ class _Run(NamedTuple):
 
 
 def gather(directories: Sequence[Path]) -> Gathered:
-    """The finished arms of run directories.
+    """The finished arms of run directories, of those that are still running, too.
 
     Runs that differ in nothing but policies and seeds are one experiment, and their arms are
     pooled. Where they differ in more (a learning rate, say), or have different policies under one
@@ -45,8 +46,8 @@ def gather(directories: Sequence[Path]) -> Gathered:
         directories: At least one.
 
     Raises:
-        RunError: A directory is no run or has no results, runs were not measured on the same data,
-            or have the same policy and seed with another outcome.
+        RunError: A directory is no run or nothing of it has finished, runs were not measured on
+            the same data, or have the same policy and seed with another outcome.
     """
     runs = [_read(directory) for directory in dict.fromkeys(directories)]
     differing = {
@@ -65,7 +66,8 @@ def gather(directories: Sequence[Path]) -> Gathered:
     else:
         arms = _pooled(runs)
     _check_same_items(arms)
-    notes = [f"The runs differ in {key}: {in_words(values)}." for key, values in told.items()]
+    notes = [note for note in map(_unfinished, runs) if note]
+    notes += [f"The runs differ in {key}: {in_words(values)}." for key, values in told.items()]
     if clashing:
         notes.append(f"The runs differ in what they call {', '.join(clashing)}.")
     if len({arm.metric for arm in arms}) > 1:
@@ -75,7 +77,26 @@ def gather(directories: Sequence[Path]) -> Gathered:
 
 
 def _read(directory: Path) -> _Run:
-    return _Run(directory, read_config(directory), read_results(directory / "results.json"))
+    """A run that is finished, stopped or still going on: what has finished of it."""
+    config = read_config(directory)
+    file = directory / "results.json"
+    folders = [
+        arm_folder(directory, policy.label, seed)
+        for policy in config.policies
+        for seed in config.seeds
+    ]
+    own = [read_result(folder) for folder in folders if (folder / "result.json").is_file()]
+    written = read_results(file) if file.is_file() or not own else ()  # before it went on
+    arms = {(arm.policy, arm.seed): arm for arm in (*written, *own)}
+    return _Run(directory, config, tuple(arms.values()))
+
+
+def _unfinished(run: _Run) -> str:
+    """What is missing of a run that has not finished, or nothing."""
+    num_arms = len(run.config.policies) * len(run.config.seeds)
+    if len(run.arms) == num_arms:
+        return ""
+    return f"{run.directory}: {len(run.arms)} of {num_arms} arms have finished."
 
 
 def _held_out_sources(run: _Run) -> list[str]:

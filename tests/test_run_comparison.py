@@ -15,7 +15,8 @@ from raise_mdit.errors import RunError
 from raise_mdit.experiment import more_seeds
 from raise_mdit.experiment_file import load_experiment, resolved_yaml
 from raise_mdit.results import ArmResult, to_json
-from raise_mdit.run_comparison import gather
+from raise_mdit.run_comparison import Gathered, gather
+from raise_mdit.runs import arm_folder
 
 EXPERIMENT = """\
 name: toy
@@ -47,11 +48,16 @@ def run_of(folder: Path, name: str, results: list[ArmResult], *overrides: str) -
     return directory
 
 
+def told(gathered: Gathered) -> tuple[str, ...]:
+    """In what runs differ; most of these have more policies and seeds than have finished."""
+    return tuple(note for note in gathered.notes if not note.endswith(" arms have finished."))
+
+
 def test_a_single_run_is_what_it_holds(tmp_path: Path) -> None:
     results = arms("random", 1.0, 2.0)
     gathered = gather([run_of(tmp_path, "a", results)])
     assert gathered.arms == tuple(results)
-    assert gathered.notes == ()
+    assert told(gathered) == ()
 
 
 def test_runs_that_differ_in_seeds_and_policies_are_one_experiment(tmp_path: Path) -> None:
@@ -73,13 +79,40 @@ def test_runs_that_differ_in_seeds_and_policies_are_one_experiment(tmp_path: Pat
         *(("random", seed) for seed in range(4)),
         *(("ppo", seed) for seed in range(2)),
     ]
-    assert gathered.notes == ()
+    assert told(gathered) == ()
 
 
 def test_an_arm_that_two_runs_share_counts_once(tmp_path: Path) -> None:
     results = arms("random", 1.0, 2.0)
     gathered = gather([run_of(tmp_path, "a", results), run_of(tmp_path, "b", results)])
     assert gathered.arms == tuple(results)
+
+
+def test_a_run_that_goes_on_is_compared_as_far_as_it_is(tmp_path: Path) -> None:
+    """Arms that have finished since it was stopped last stand in folders of their own alone."""
+    before, since = arms("base", 3.0), [*arms("random", 1.0, 2.0), *arms("base", 3.0)]
+    stopped = run_of(tmp_path, "stopped", before)
+    started = run_of(tmp_path, "started", [])
+    (started / "results.json").unlink()
+    for directory in (stopped, started):
+        for arm in since:
+            folder = arm_folder(directory, arm.policy, arm.seed)
+            folder.mkdir(parents=True)
+            (folder / "result.json").write_text(to_json([arm]))
+
+    for directory in (stopped, started):
+        gathered = gather([directory])
+        assert {(arm.policy, arm.seed) for arm in gathered.arms} == {
+            ("base", 0), ("random", 0), ("random", 1),
+        }  # fmt: skip
+        assert gathered.notes == (f"{directory}: 3 of 6 arms have finished.",)
+
+
+def test_a_run_of_which_nothing_has_finished_is_told(tmp_path: Path) -> None:
+    directory = run_of(tmp_path, "a", [])
+    (directory / "results.json").unlink()
+    with pytest.raises(RunError, match=r"results\.json: no such file; was a run ever finished"):
+        gather([directory])
 
 
 def test_one_arm_with_two_outcomes_is_refused(tmp_path: Path) -> None:
@@ -98,7 +131,7 @@ def test_what_else_differs_is_told_and_names_the_policies(tmp_path: Path) -> Non
     ]
     gathered = gather(directories)
     assert [arm.policy for arm in gathered.arms] == ["random (slow)", "random (fast)"]
-    assert gathered.notes == ("The runs differ in learner.learning_rate: 0.0001 and 0.01.",)
+    assert told(gathered) == ("The runs differ in learner.learning_rate: 0.0001 and 0.01.",)
 
 
 def test_different_policies_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -113,7 +146,7 @@ def test_different_policies_of_one_name_are_told_apart(tmp_path: Path) -> None:
     ]
     gathered = gather(directories)
     assert [arm.policy for arm in gathered.arms] == ["longest (once)", "longest (twice)"]
-    assert gathered.notes == ("The runs differ in what they call longest.",)
+    assert told(gathered) == ("The runs differ in what they call longest.",)
 
 
 def test_two_task_metrics_are_not_put_into_one_column(tmp_path: Path) -> None:
@@ -131,7 +164,7 @@ def test_two_task_metrics_are_not_put_into_one_column(tmp_path: Path) -> None:
     gathered = gather(directories)
     assert [(arm.metric, opened(arm).metric) for arm in gathered.arms] == [(None, None)] * 2
     assert [opened(arm).item_metrics for arm in gathered.arms] == [None] * 2
-    assert "compared by loss alone" in gathered.notes[-1]
+    assert "compared by loss alone" in told(gathered)[-1]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +190,7 @@ def test_a_source_that_is_not_held_out_may_differ(tmp_path: Path) -> None:
         run_of(tmp_path, "a", arms("random", 1.0)),
         run_of(tmp_path, "b", arms("random", 1.5), "data.sources.other.seed=9"),
     ]
-    assert gather(directories).notes == ("The runs differ in data.sources.other.seed: 7 and 9.",)
+    assert told(gather(directories)) == ("The runs differ in data.sources.other.seed: 7 and 9.",)
 
 
 def test_other_rows_of_the_same_share_are_refused(tmp_path: Path) -> None:

@@ -208,7 +208,8 @@ def compare(
     """Compare the policies of one run or of several that were measured on the same data.
 
     Runs that differ in nothing but policies and seeds are pooled; where they differ in more, each
-    policy is named with its directory, and the differences are told.
+    policy is named with its directory, and the differences are told. Of a run that is still going
+    on it compares the arms that have finished.
 
     Intervals are BCa bootstrap intervals, 95 %, of differences paired by seed. A policy is *better*
     or *worse* than a reference where that holds over seeds and over held-out items, corrected by
