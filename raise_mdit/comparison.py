@@ -75,7 +75,7 @@ class PolicySummary:
     compute: Cost
     """Mean over seeds of what the arm cost, see :func:`raise_mdit.results.total`."""
     verdict: Verdict
-    """Against random; `reference` is random itself."""
+    """Against random; `reference` is random itself, `not compared` who has no seed in common."""
 
     @property
     def compared(self) -> Interval | None:
@@ -297,9 +297,8 @@ def _summary(
     right = [held_out.metric for held_out in measured if held_out.metric is not None]
     ratios = [compared[arm.policy, arm.seed] for arm in arms] if compared else []
     several = len(measured[0].target_losses) > 1
-    verdict: Verdict = "one seed" if len(arms) == 1 else "inconclusive"  # without a reference
-    for effect in effects:
-        verdict = effect.verdict if effect.reference.role == "random" else verdict
+    against_random = (each.verdict for each in effects if each.reference.role == "random")
+    verdict: Verdict = next(against_random, "not compared")
     return PolicySummary(
         policy=arms[0].policy,
         kind=arms[0].kind,

@@ -48,7 +48,11 @@ def results_table(summaries: Sequence[PolicySummary]) -> SplitTable:
     return SplitTable(
         "policy",
         [each.policy for each in summaries],
-        groups=[*([column] for column in measured), _against_random(summaries), _costs(summaries)],
+        groups=[
+            *([column] for column in measured),
+            *([_against_random(summaries)] if any(map(_is_compared, summaries)) else []),
+            _costs(summaries),
+        ],
         caption=by_targets if targets else "",
     )
 
@@ -73,7 +77,7 @@ def references_table(summaries: Sequence[PolicySummary]) -> SplitTable | None:
         ],
     }
     budgets = [Column(name, cells) for name, cells in equal.items() if any(cells)]
-    if budgets:
+    if budgets and len(summaries) > 1:
         groups.append(budgets)
     if not groups:
         return None
@@ -90,8 +94,11 @@ def _costs(summaries: Sequence[PolicySummary]) -> list[Column]:
     ]
 
 
+def _is_compared(summary: PolicySummary) -> bool:
+    return summary.verdict != "not compared"
+
+
 def _against_random(summaries: Sequence[PolicySummary]) -> list[Column]:
-    """The verdict stands there without a reference, too."""
     return [
         Column(
             f"minus {reference_of(summaries)}",

@@ -527,7 +527,9 @@ class SweepConfig(Section):
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
         if self.method == "random" and self.num_runs is None:
-            raise ValueError("num_runs: `method: random` needs it")
+            raise ValueError(
+                "num_runs: `method: random` needs `num_runs`, how many points it draws"
+            )
         ranges = [key for key, each in self.parameters.items() if each.values is None]
         if self.method == "grid" and ranges:
             raise ValueError(f"parameters.{ranges[0]}: `method: grid` needs `values`")

@@ -41,7 +41,7 @@ times its error wide on either side, with three 4.3 times, with two 12.7 times (
 ALIKE = "alike with every seed"
 """Said of policies between which there is no difference at all."""
 
-Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed"]
+Verdict = Literal["better", "worse", "inconclusive", "reference", "one seed", "not compared"]
 Role = Literal["random", "base", "full", "best_static", "named"]
 """Why a policy is compared with; `named` was asked for by its name."""
 

@@ -189,7 +189,8 @@ def _budget(config: ExperimentConfig, most: int) -> Iterator[Fault]:
     message = (
         f"budget larger than the pool without repetition: {steps} steps of {batch} are "
         f"{steps * batch} candidates, the pool has at most {most}, and {', '.join(sorted(short))} "
-        f"never repeats one; {_smaller_budget(most, batch)}ask for more rows in `data.pool`"
+        f"{'repeats none' if len(short) == 1 else 'repeat none'}; "
+        f"{_smaller_budget(most, batch)}ask for more rows in `data.pool`"
     )
     yield Fault(("environment", "budget", "steps"), message)
 

@@ -54,6 +54,18 @@ class LoadedExperiment(NamedTuple):
             where = self.changes.locate(message.partition(": ")[0])
         except UnknownPath:
             return message
+        return self._at(where, message)
+
+    def located_at(self, where: Location, message: str) -> str:
+        """A message about a key, with the key and its place before it.
+
+        Args:
+            where: The key, whose parts may have dots.
+            message: What is wrong with it.
+        """
+        return self._at(where, f"{'.'.join(map(str, where))}: {message}")
+
+    def _at(self, where: Location, message: str) -> str:
         if override := self.changes.origin(where):
             return f"--set {override}: {message}"
         mark = self.document.mark(Fault(where, message))

@@ -58,6 +58,10 @@ class TransferCheck(NamedTuple):
     gains_P: NDArray[np.float64]
     """Share of the validation loss that each probe takes off."""
     cost: Cost
+    num_offered: int
+    """Candidates at each step of the final fine-tuning."""
+    num_candidates: int
+    """Of the pool."""
 
     @property
     def sentence(self) -> str:
@@ -65,7 +69,8 @@ class TransferCheck(NamedTuple):
         interval = self.correlation
         found = f"rank correlation {interval.mean:.2f}, 95 % interval {interval.low:.2f} to "
         found += f"{interval.high:.2f}, over {interval.num_samples} short fine-tunings"
-        who = f"Transferred policy {self.label} s{self.seed} (of {self.source})"
+        offered = f"offered {self.num_offered:,} of {self.num_candidates:,} candidates a step"
+        who = f"Transferred policy {self.label} s{self.seed} (of {self.source}; {offered})"
         if interval.is_above_zero:
             return f"{who}: its scores rank candidates as training here does ({found})."
         return (
@@ -128,7 +133,15 @@ class Transfer:
         correlation = rank_correlation(scores_P, gains_P, np.random.default_rng(seed))
         source = trained_policy(self.policy).weights(self.seed).parent
         return TransferCheck(
-            self.policy.label, self.seed, source, correlation, scores_P, gains_P, ledger.total
+            self.policy.label,
+            self.seed,
+            source,
+            correlation,
+            scores_P,
+            gains_P,
+            ledger.total,
+            num_offered=self.environments.window or len(self.environments.pool.ids),
+            num_candidates=len(self.environments.pool.ids),
         )
 
 

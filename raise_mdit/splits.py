@@ -100,9 +100,13 @@ def allot(sources: Mapping[str, Sequence[Example]], data: DataConfig) -> Splits:
         for split in SPLITS
         for index, share in enumerate(getattr(data, split))
     ]
-    _check_names(asks, sources)
+    faults = _faults_of_names(asks, sources)
     _check_rests(asks)
-    dealt = _deal(asks, sources, data.seed)
+    known = [ask for ask in asks if ask.path not in faults]
+    dealt, shortages = _deal(known, sources, data.seed)
+    faults |= shortages
+    if faults:
+        raise DataError("\n".join(faults[ask.path] for ask in asks if ask.path in faults))
     unique = {split: list({row.id: row for row in dealt[split]}.values()) for split in SPLITS}
     kept, removals = _keep_disjoint(unique, _near_copy_marks if data.decontaminate else _copy_marks)
     _check_not_empty(unique, kept)
@@ -128,28 +132,33 @@ def shares_of(sources: Collection[str], data: DataConfig) -> DataConfig:
     return data.model_copy(update=shares)
 
 
-def _check_names(asks: Sequence[_Ask], sources: Mapping[str, Sequence[Example]]) -> None:
+def _faults_of_names(
+    asks: Sequence[_Ask], sources: Mapping[str, Sequence[Example]]
+) -> dict[str, str]:
+    """By path of the share."""
     tasks = {
         name: sorted({row.task for row in rows if row.task is not None})
         for name, rows in sources.items()
     }
-    faults: list[str] = []
+    faults: dict[str, str] = {}
     for _, path, share in asks:
         if share.source not in sources:
-            faults.append(
+            faults[path] = (
                 f"{path}.source: there is no source {share.source!r}; sources are "
                 f"{', '.join(sources)}.{nearest(share.source, sources)}"
             )
             continue
         known = tasks[share.source]
-        for task in sorted(set(share.tasks or ()) - set(known)):
-            allowed = f"its tasks are {', '.join(known)}" if known else "its rows have no tasks"
-            faults.append(
-                f"{path}.tasks: source {share.source!r} has no task {task!r}; {allowed}."
-                f"{nearest(task, known)}"
-            )
-    if faults:
-        raise DataError("\n".join(faults))
+        allowed = f"its tasks are {', '.join(known)}" if known else "its rows have no tasks"
+        unknown = [
+            f"{path}.tasks.{at}: source {share.source!r} has no task {task!r}; {allowed}."
+            f"{nearest(task, known)}"
+            for at, task in enumerate(share.tasks or ())
+            if task not in known
+        ]
+        if unknown:
+            faults[path] = "\n".join(unknown)
+    return faults
 
 
 def _check_rests(asks: Sequence[_Ask]) -> None:
@@ -173,13 +182,21 @@ def _tasks_meet(share: ShareConfig, other: ShareConfig) -> bool:
 
 def _deal(
     asks: Sequence[_Ask], sources: Mapping[str, Sequence[Example]], seed: int
-) -> dict[SplitName, list[Example]]:
+) -> tuple[dict[SplitName, list[Example]], dict[str, str]]:
+    """Rows of each split, and what is wrong with a share that cannot be given, by its path."""
     decks = {name: _shuffle(name, rows, seed) for name, rows in sources.items()}
-    shares = {ask.path: _take(ask, decks[ask.share.source]) for ask in sorted(asks, key=_is_rest)}
+    shares: dict[str, list[Example]] = {}
+    shortages: dict[str, str] = {}
+    for ask in sorted(asks, key=_is_rest):
+        deck = decks[ask.share.source]
+        try:
+            shares[ask.path] = _take(ask, deck)
+        except DataError as shortage:
+            shortages[ask.path] = str(shortage)
     dealt: dict[SplitName, list[Example]] = {split: [] for split in SPLITS}
     for ask in asks:
-        dealt[ask.split] += shares[ask.path]
-    return dealt
+        dealt[ask.split] += shares.get(ask.path, [])
+    return dealt, shortages
 
 
 def _is_rest(ask: _Ask) -> bool:
@@ -215,8 +232,9 @@ def _shortage(ask: _Ask, owners: Sequence[str | None]) -> str:
     fewer = f"fewer rows in {', '.join(others)}"
     fixes = [*([at_most] if num_free else []), *([fewer] if others else [])]
     fix = f" Ask for {' or '.join(fixes)}." if fixes else ""
+    where = ask.path if ask.share.rows == "all" else f"{ask.path}.rows"
     return (
-        f"{ask.path}: source {ask.share.source!r} has {len(owners)} rows{of_tasks};"
+        f"{where}: source {ask.share.source!r} has {len(owners)} rows{of_tasks};"
         f"{taken if others else ''} {ask.share.rows} asked.{fix}"
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +14,16 @@ import numpy as np
 
 from raise_mdit.config import ExperimentConfig, SweepConfig, SweepParameterConfig, SweepValue
 from raise_mdit.errors import ConfigError, nearest
-from raise_mdit.experiment_file import load_experiment
+from raise_mdit.experiment_file import LoadedExperiment, load_experiment, load_with_places
 from raise_mdit.folders import POINT
 from raise_mdit.sweep_results import Setting
 
 OF_A_POINT = ("sweep=null", "evaluation.open_test=evaluate")
 """What every point has in common, as behind `--set`."""
+
+
+_PLACE = re.compile(r"^(?:--set [^ ]+|.*?:\d+:\d+): ")
+"""Of a fault, before its key; lines of the file shown below it have none."""
 
 
 class Point(NamedTuple):
@@ -46,12 +51,20 @@ def plan(file: Path, overrides: Sequence[str] = ()) -> tuple[Point, ...]:
         ConfigError: There is no such section, it names no policy of the file, there are no
             model-selection data to choose by, or an experiment of a point is not sound.
     """
-    sweep = _sweep_of(load_experiment(file, overrides), file)
-    points = []
+    loaded = load_with_places(file, overrides)
+    sweep = _sweep_of(loaded)
+    points: list[Point] = []
+    faults: dict[str, None] = {}
     for number, setting in enumerate(settings(sweep), start=1):
-        config = load_experiment(file, [*overrides, *changes(setting), *OF_A_POINT])
+        try:
+            config = load_experiment(file, _overrides_of(setting, overrides))
+        except ConfigError as fault:
+            faults |= dict.fromkeys(_faults_of(setting, fault, loaded, overrides))
+            continue
         chosen = tuple(each for each in config.policies if each.label == sweep.policy)
         points.append(Point(number, setting, config.model_copy(update={"policies": chosen})))
+    if faults:
+        raise ConfigError("\n".join(faults))
     return tuple(points)
 
 
@@ -82,21 +95,63 @@ def changes(setting: Setting) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in setting.items()]
 
 
-def _sweep_of(config: ExperimentConfig, file: Path) -> SweepConfig:
+def _overrides_of(setting: Setting, overrides: Sequence[str]) -> list[str]:
+    return [*overrides, *changes(setting), *OF_A_POINT]
+
+
+def _faults_of(
+    setting: Setting, fault: ConfigError, loaded: LoadedExperiment, overrides: Sequence[str]
+) -> Iterator[str]:
+    """What is wrong with a point, at the lines of the values that are wrong by themselves."""
+    wrong = {key: found for key in setting if (found := _alone(key, setting, loaded, overrides))}
+    for key, found in wrong.items():
+        where = ("sweep", "parameters", key)
+        yield from (loaded.located_at(where, each) for each in _said(found, {key: setting[key]}))
+    if not wrong:
+        yield from (
+            loaded.located_at(("sweep", "parameters"), each) for each in _said(fault, setting)
+        )
+
+
+def _alone(
+    key: str, setting: Setting, loaded: LoadedExperiment, overrides: Sequence[str]
+) -> ConfigError | None:
+    """What is wrong with the experiment where only that key is set."""
+    try:
+        load_experiment(loaded.path, _overrides_of({key: setting[key]}, overrides))
+    except ConfigError as fault:
+        return fault
+    return None
+
+
+def _said(fault: ConfigError, setting: Setting) -> Iterator[str]:
+    """Each fault without its place in the file, which has none of these values."""
+    written = " ".join(changes(setting))
+    for line in str(fault).splitlines():
+        told = _PLACE.sub("", line)
+        if told != line:
+            yield f"with {written}: {told}"
+
+
+def _sweep_of(loaded: LoadedExperiment) -> SweepConfig:
+    config = loaded.config
     sweep = config.sweep
     if sweep is None:
-        raise ConfigError(f"{file}: has no `sweep` section; docs/wandb.md shows one")
+        raise ConfigError(f"{loaded.path}: has no `sweep` section; docs/wandb.md shows one")
+    faults = []
     labels = [each.label for each in config.policies]
     if sweep.policy not in labels:
-        raise ConfigError(
-            f"{file}: sweep.policy: {sweep.policy!r} is no policy of the file, which has "
+        faults.append(
+            f"sweep.policy: {sweep.policy!r} is no policy of the file, which has "
             f"{', '.join(labels)}.{nearest(sweep.policy, labels)}"
         )
     if not config.data.model_selection:
-        raise ConfigError(
-            f"{file}: sweep: needs data to choose by that are neither the test's nor seen by a "
-            "policy; add `data.model_selection`"
+        faults.append(
+            "sweep: needs data to choose by that are neither the test's nor seen by a policy; add "
+            "`data.model_selection`"
         )
+    if faults:
+        raise ConfigError("\n".join(map(loaded.located, faults)))
     return sweep
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from statistics import fmean
 
 from raise_mdit.results import ArmResult, by_policy
@@ -17,8 +17,9 @@ def trial_sentences(arms: Sequence[ArmResult]) -> list[str]:
     Args:
         arms: Finished ones, of any policies and seeds.
     """
+    known = {name for arm in arms for name in (arm.policy, arm.kind)}
     return [
-        f"{policy} {' and '.join(done)}."
+        f"{policy} {' and '.join(done)}.{_not_among(group, known)}"
         for policy, group in by_policy(arms).items()
         if (done := [*_tried(group), *_played_again(group)])
     ]
@@ -57,6 +58,17 @@ def _played_again(group: Sequence[ArmResult]) -> list[str]:
     """Which episode a policy repeated in the end."""
     repeated = [arm for arm in group if arm.greedy_return is not None]
     return [f"in the end played {_by_seed(repeated, played_again)} again"] if repeated else []
+
+
+def _not_among(group: Sequence[ArmResult], known: Container[str]) -> str:
+    """Without what a policy began as nobody can tell what learning added to it."""
+    began = dict.fromkeys(arm.best_trial.ranking for arm in group if arm.best_trial is not None)
+    if "in_turn" in known:
+        began = {ranking: None for ranking in began if not ranking.endswith(" in turn")}
+    missing = [ranking for ranking in began if ranking not in known]
+    if not missing or group[0].kind == "best_of":
+        return ""
+    return f" No policy here is {' or '.join(missing)}: add it to see what learning adds."
 
 
 def _best_trial(arm: ArmResult) -> str | None:

@@ -94,7 +94,7 @@ def test_second_random_policy_is_compared_with_the_first() -> None:
 def test_without_random_nothing_is_concluded() -> None:
     (summary,) = summarise(arms("ppo", 1.0, 2.0))
     assert summary.difference_to_random is None
-    assert summary.verdict == "inconclusive"
+    assert summary.verdict == "not compared"
 
 
 def test_loss_that_is_not_finite_is_inconclusive() -> None:
@@ -170,7 +170,7 @@ def test_the_verdict_over_several_targets_follows_what_is_compared() -> None:
 def test_without_base_several_targets_are_not_compared() -> None:
     _, ppo = summarise([*RANDOM, *PPO])
 
-    assert (ppo.compared, ppo.difference_to_random, ppo.verdict) == (None, None, "inconclusive")
+    assert (ppo.compared, ppo.difference_to_random, ppo.verdict) == (None, None, "not compared")
     assert ppo.target_losses["long"] == bootstrap_interval([1.0, 1.1, 0.9])
 
 
@@ -357,4 +357,4 @@ def test_targets_are_named_where_there_are_several() -> None:
 
 def test_a_policy_of_one_seed_without_random_has_no_verdict() -> None:
     (summary,) = summarise(arms("ppo", 1.0))
-    assert summary.verdict == "one seed"
+    assert summary.verdict == "not compared"

@@ -78,7 +78,7 @@ def test_the_budget_fits_the_pool_without_repetition(fields: Fields) -> None:
     fields["environment"]["budget"] = {"steps": 11}
     assert faults(fields) == {
         "environment.budget.steps": "budget larger than the pool without repetition: 11 steps of "
-        "10 are 110 candidates, the pool has at most 100, and random never repeats one; lower "
+        "10 are 110 candidates, the pool has at most 100, and random repeats none; lower "
         "steps to 10 or ask for more rows in `data.pool`"
     }
 

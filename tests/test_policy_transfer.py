@@ -151,7 +151,9 @@ def test_it_is_compared_with_training_here_before_it_is_used(
     who = [f"{label} s7" for label in ("moved", "as_ranked")]
     found = [note for note in told if note.startswith("Transferred policy ")]
     assert [note.split(" (of ")[0].removeprefix("Transferred policy ") for note in found] == who
-    assert all(re.search(r" \(of \S+-s0\): its scores", note) for note in found)  # there is no s7
+    for note, offered in zip(found, (9, 11), strict=True):
+        shown = rf" \(of \S+-s0; offered {offered} of \d+ candidates a step\): its scores"
+        assert re.search(shown, note)  # there is no s7
     assert all(f"over {PROBES} short fine-tunings" in note for note in found)
     assert written[-len(found) :] == found
 

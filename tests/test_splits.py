@@ -225,8 +225,8 @@ def test_share_beyond_the_source_names_who_has_the_rows() -> None:
         allot({"mine": rows(300, tasks=("sums", "dates"))}, config)
 
     assert str(caught.value) == (
-        "data.pool.0: source 'mine' has 300 rows of tasks sums, dates; 250 are already given to "
-        "data.reward_validation.0, data.test.0; 80 asked. Ask for at most 50 rows here or fewer "
+        "data.pool.0.rows: source 'mine' has 300 rows of tasks sums, dates; 250 are already given "
+        "to data.reward_validation.0, data.test.0; 80 asked. Ask for at most 50 rows here or fewer "
         "rows in data.reward_validation.0, data.test.0."
     )
 
@@ -241,7 +241,9 @@ def test_rest_of_nothing_is_an_error() -> None:
 def test_empty_source_is_an_error() -> None:
     config = data(pool=[share()], test=[share(5)], reward_validation=[share(5)])
 
-    with pytest.raises(DataError, match=r"data\.test\.0: source 'mine' has 0 rows; 5 asked\.$"):
+    with pytest.raises(
+        DataError, match=r"data\.test\.0\.rows: source 'mine' has 0 rows; 5 asked\.\n"
+    ):
         allot({"mine": []}, config)
 
 
@@ -261,10 +263,22 @@ def test_unknown_names_are_reported_at_once() -> None:
         allot({"mine": rows(30)}, config)
 
     assert str(caught.value).splitlines() == [
-        "data.test.0.tasks: source 'mine' has no task 'sum'; its tasks are sums. "
+        "data.test.0.tasks.0: source 'mine' has no task 'sum'; its tasks are sums. "
         "Did you mean 'sums'?",
         "data.pool.0.source: there is no source 'mien'; sources are mine. Did you mean 'mine'?",
     ]
+
+
+def test_every_share_that_cannot_be_given_is_told_at_once() -> None:
+    config = data(
+        pool=[share(90), share(5, tasks=["sum"])], test=[share(80)], reward_validation=[share(5)]
+    )
+
+    with pytest.raises(DataError) as caught:
+        allot({"mine": rows(30)}, config)
+
+    places = [line.split(":")[0] for line in str(caught.value).splitlines()]
+    assert places == ["data.test.0.rows", "data.pool.0.rows", "data.pool.1.tasks.0"]
 
 
 def test_same_prompt_leaves_the_pool() -> None:

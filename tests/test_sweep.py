@@ -269,9 +269,24 @@ def test_check_counts_the_points_and_finds_the_faults_of_each(file: Path) -> Non
     told = CliRunner().invoke(app, ["check", str(file)])
     assert f"{file}: sound; 4 points of ppo x 2 seeds = 8 arms" in told.output.replace("\n", "")
 
-    rate = "sweep.parameters={learner.learning_rate: {values: [1.0e-4, -1.0]}}"
-    told = CliRunner().invoke(app, ["check", str(file), "--set", rate])
-    assert "--set learner.learning_rate=-1.0: " in str(told.exception)
+    wrong = YAML.replace("[1.0e-5, 1.0e-3]", "[1.0e-5, -1.0]").replace("[4, 8]", "[4, 0]")
+    file.write_text(wrong)
+    with pytest.raises(ConfigError) as caught:
+        plan(file)
+    heads = [line for line in str(caught.value).splitlines() if line.startswith(str(file))]
+    assert heads == [
+        f"{file}:19:5: sweep.parameters.policies.ppo.episodes: with policies.ppo.episodes=0: "
+        "policies.2.episodes: should be greater than or equal to 1, got 0",
+        f"{file}:18:5: sweep.parameters.learner.learning_rate: with learner.learning_rate=-1.0: "
+        "learner.learning_rate: should be greater than 0, got -1.0",
+    ]
+
+
+def test_values_that_are_wrong_together_alone_are_told_together(file: Path) -> None:
+    window, batch = "environment.window: {values: [4]}", "environment.batch_size: {values: [5]}"
+    together = r"with environment\.window=4 environment\.batch_size=5: "
+    with pytest.raises(ConfigError, match=together):
+        plan(file, [f"sweep.parameters={{{window}, {batch}}}"])
 
 
 def test_a_directory_of_something_else_is_left_alone(file: Path, tmp_path: Path) -> None:

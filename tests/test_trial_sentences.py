@@ -8,6 +8,9 @@ from helpers.arm_results import arm
 from raise_mdit.results import ArmResult, RankingTrial
 from raise_mdit.trial_sentences import played_again, trial_sentences
 
+ALONE = [arm("dsir", 0, 1.0), arm("shortest", 0, 1.0)]
+"""The rankings as policies of their own."""
+
 
 def tried(seed: int, dsir: float, shortest: float, **fields: object) -> ArmResult:
     trials = (RankingTrial("dsir", dsir), RankingTrial("shortest", shortest))
@@ -22,8 +25,27 @@ def test_what_was_tried_and_followed() -> None:
     ]
 
 
+def test_a_policy_that_began_as_what_is_no_policy_here_cannot_be_told_from_it() -> None:
+    began = [tried(0, 0.1, 0.2), tried(1, 0.3, 0.2)]
+    missing = " No policy here is shortest or dsir: add it to see what learning adds."
+
+    assert trial_sentences(began)[0].endswith(missing)
+    one = trial_sentences([*began, arm("mine", 0, 1.0, kind="dsir")])[0]
+    assert one.endswith(" No policy here is shortest: add it to see what learning adds.")
+    assert "No policy" not in trial_sentences([*began, *ALONE])[0]
+
+
+def test_turns_of_rankings_are_known_by_their_kind() -> None:
+    trials = (RankingTrial("dsir and shortest in turn", 0.2), RankingTrial("dsir", 0.1))
+    began = arm("best", 0, 1.0, trials=trials)
+
+    assert "No policy here is dsir and shortest in turn" in trial_sentences([began, *ALONE])[0]
+    turns = arm("both", 0, 1.0, kind="in_turn")
+    assert "No policy" not in trial_sentences([began, turns])[0]
+
+
 def test_seeds_that_took_different_rankings() -> None:
-    given = [tried(0, 0.1, 0.2), tried(1, 0.3, 0.2), tried(2, 0.1, 0.2)]
+    given = [tried(0, 0.1, 0.2), tried(1, 0.3, 0.2), tried(2, 0.1, 0.2), *ALONE]
 
     assert trial_sentences(given) == [
         "best tried rankings (mean return: dsir 0.167, shortest 0.200), began as shortest (s0 s2), "
@@ -35,6 +57,7 @@ def test_which_episode_was_played_again_is_said_by_seed() -> None:
     given = [
         tried(0, 0.1, 0.2, episode_returns=(0.3, 0.1), greedy_return=0.25),
         tried(1, 0.1, 0.2, episode_returns=(0.3, 0.1), greedy_return=0.5),
+        *ALONE,
     ]
 
     (sentence,) = trial_sentences(given)

@@ -122,7 +122,9 @@ def test_faults_of_embedded_shares_have_their_place(file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         check_own_parts(load_with_places(file, []), contracts=True)
 
-    assert str(caught.value).startswith(f"{file}:4:24: data.pool.0.tasks: source 'toy' has no task")
+    assert str(caught.value).startswith(
+        f"{file}:4:32: data.pool.0.tasks.0: source 'toy' has no task"
+    )
 
 
 def test_references_without_answers_are_found(checked: Check, file: Path) -> None:
