@@ -221,8 +221,8 @@ def cost_of_choosing(arms: Sequence[ArmResult], full_training: Cost) -> tuple[st
     listed = ", ".join(f"{policy} {_mean(values):.2f}" for policy, values in shares.items())
     return (
         f"What learning to pick cost, in FLOPs as a share of one full-data training: {listed} "
-        "(features, proxy check, frozen layers, policy training and rewards; 3 epochs of the same "
-        f"pool with LoRA through the whole model are {full_training.flops / 1e12:,.1f} TFLOP).",
+        "(features, checks before it, frozen layers, policy training and rewards; 3 epochs of the "
+        f"same pool with LoRA through the whole model are {full_training.flops / 1e12:,.1f} TFLOP).",
     )
 
 

@@ -92,7 +92,11 @@ SourceConfig = Annotated[PlaygroundSource | DatasetSource, Field(discriminator="
 
 
 class ShareConfig(Section):
-    """Part of a source. Shares of the same source never overlap."""
+    """Part of a source. Shares of the same source never overlap.
+
+    A source's rows are put in an order by `data.seed` and its name, and dealt to test,
+    model_selection, reward_validation and pool in turn: who asks for more takes from those behind.
+    """
 
     source: Name
     """Name of an entry of `data.sources`."""

@@ -26,6 +26,7 @@ from raise_mdit.core import Message
 from raise_mdit.decisions import DECISIONS_FILE, POLICY_FILE, Decisions, read_decisions
 from raise_mdit.errors import RunError, nearest
 from raise_mdit.experiment_file import read_config
+from raise_mdit.exported_policy import is_policy_folder
 from raise_mdit.policy_config import (
     BanditSection,
     BestOfConfig,
@@ -184,6 +185,13 @@ class _Arms:
     def __init__(self, directory: Path, config: ExperimentConfig) -> None:
         self._directory = directory
         self._folders: dict[str, dict[int, Path]] = {}
+        scorers = [each for each in config.policies if isinstance(each, ScorerSection)]
+        self._elsewhere = {
+            each.label: each.from_run
+            for each in scorers
+            if isinstance(each, PpoConfig) and each.from_run is not None
+        }
+        self._trains_scorers = len(scorers) > len(self._elsewhere)
         left_out: dict[str, dict[str, list[int]]] = {}
         for policy in config.policies:
             for seed in sorted(config.seeds):
@@ -204,6 +212,11 @@ class _Arms:
 
     def chosen(self, policy: str | None, seed: int | None) -> Path:
         """Folder of the arm that is asked for."""
+        if policy in self._elsewhere:
+            raise RunError(_trained_elsewhere(policy, self._elsewhere[policy]))
+        if self._elsewhere and not self._trains_scorers:
+            told = (_trained_elsewhere(*each) for each in self._elsewhere.items())
+            raise RunError(f"{self._directory}: {'; '.join(told)}")
         if not self._folders:
             raise RunError(
                 f"{self._directory}: no finished policy of this run can be explained. `explain` "
@@ -222,11 +235,14 @@ class _Arms:
         if seed is None:
             seed = min(seeds)
         if seed not in seeds:
-            close = min(seeds, key=lambda each: abs(each - seed))
-            raise RunError(
-                f"--seed {seed}: {policy} has {', '.join(map(str, seeds))}. Did you mean {close}?"
-            )
+            raise RunError(f"--seed {seed}: {policy} has seeds {', '.join(map(str, seeds))}")
         return seeds[seed]
+
+
+def _trained_elsewhere(label: str, source: str) -> str:
+    """Why a transferred policy is not explained here, and where it is."""
+    run = f"the run that {source} was exported from" if is_policy_folder(Path(source)) else source
+    return f"{label} picks here without learning; it is explained where it was trained, in {run}"
 
 
 def _replayed(result: ArmResult) -> Iterator[str]:
@@ -273,8 +289,7 @@ def _why_without_decisions(policy: PolicyConfig) -> str:
 
 def _check_place(name: str, place: int | None, count: int) -> None:
     if place is not None and not 0 <= place < count:
-        close = min(max(place, 0), count - 1)
-        raise RunError(f"{name} {place}: there are 0 to {count - 1}. Did you mean {close}?")
+        raise RunError(f"{name} {place}: there are 0 to {count - 1}")
 
 
 class _Taken(NamedTuple):

@@ -30,7 +30,7 @@ from raise_mdit.exported_policy import (
 )
 from raise_mdit.finished_arm import FinishedArm, chosen_arm
 from raise_mdit.policy_config import PpoConfig
-from raise_mdit.policy_source import prior_of_arm
+from raise_mdit.policy_source import prior_of_arm, reward_examples
 from raise_mdit.runs import arm_folder, write_text
 from raise_mdit.schedule import order_digest
 from raise_mdit.schedules import bundle
@@ -139,6 +139,7 @@ def export_policy(
             "experiment": config.name,
             "model": config.model.name,
         },
+        reward_examples=reward_examples(directory),
     )
     _clear_policy(target, _Origin(arm.policy, arm.seed, config.name, bundle.file_hash(weights)))
     basis = directory / BASIS_FILE if size > 0 else None

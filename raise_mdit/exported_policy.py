@@ -68,6 +68,8 @@ class PolicyDescription:
     """Columns behind them: `prior`, `gradient`, or none."""
     provenance: Mapping[str, Any]
     """Who made it, from what."""
+    reward_examples: tuple[str, ...] | None
+    """Ids of the examples that its rewards were measured on; None in exports of older versions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +243,8 @@ def read_policy(directory: str | Path) -> ExportedPolicy:
             raise RunError(f"{file}: missing")
         if hashlib.sha256(file.read_bytes()).hexdigest() != promised:
             raise RunError(f"{file}: altered since it was written")
+    fields = {"reward_examples": None, **fields}  # older versions wrote none
     known = {name: fields[name] for name in PolicyDescription.__slots__}
-    for name in ("pool_columns", "extra_columns"):
-        known[name] = tuple(known[name])
+    for name in ("pool_columns", "extra_columns", "reward_examples"):
+        known[name] = None if known[name] is None else tuple(known[name])
     return ExportedPolicy(directory, PolicyDescription(**known))

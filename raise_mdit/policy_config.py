@@ -123,8 +123,9 @@ class CandidateScoringSection(LearningSection):
     offer: ClassVar[Offer] = "window"
 
     window: int | Literal["pool"] | None = None
-    """Candidates offered at each step, `pool` for all; null is `environment.window`. What is rare
-    and good is seldom in a small window of a large pool, and scoring more costs little."""
+    """Candidates offered at each step, `pool` for all; null is `environment.window`, or with `from`
+    the whole pool if the policy was trained on it. What is rare and good is seldom in a small
+    window of a large pool, and scoring more costs little."""
 
 
 class GradientAlignmentConfig(PolicySection):

@@ -8,7 +8,7 @@ over with the policy, which asks for embeddings of the same model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,13 @@ from raise_mdit.errors import ConfigError, RunError, nearest
 from raise_mdit.experiment_file import read_config
 from raise_mdit.exported_policy import DESCRIPTION_FILE, is_policy_folder, read_policy
 from raise_mdit.features import Basis
+from raise_mdit.folders import PREPARATION_FILE
 from raise_mdit.policy_config import PolicyConfig, PpoConfig, PriorConfig
 from raise_mdit.results import ArmResult, read_result
-from raise_mdit.runs import arm_folder
+from raise_mdit.runs import arm_folder, read_json
+
+REWARD_EXAMPLES = "reward_examples"
+"""Of `preparation.json`: ids of the examples that rewards are measured on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,15 @@ class TrainedPolicy:
         if self.policy.trials is None:
             return self.policy.prior
         return prior_of_arm(self.policy, read_result(self.weights(seed).parent))
+
+    @property
+    def reward_examples(self) -> frozenset[str] | None:
+        """Ids of the examples that it learned from; None where an older version trained it."""
+        if self.seeds is None:
+            found = read_policy(self.directory).description.reward_examples
+        else:
+            found = reward_examples(self.directory)
+        return None if found is None else frozenset(found)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -284,6 +297,53 @@ def check_embeddings(policies: Iterable[PolicyConfig], embeddings: str) -> None:
                 f"{embeddings}; use the same model and tier, or train it with "
                 "`features.semantic_size: 0`"
             )
+
+
+def reward_examples(directory: Path) -> tuple[str, ...] | None:
+    """Ids of the examples that the rewards of a run are measured on.
+
+    Args:
+        directory: Of the run.
+
+    Returns:
+        None where an older version ran it.
+    """
+    file = directory / PREPARATION_FILE
+    found = read_json(file).get(REWARD_EXAMPLES) if file.is_file() else None
+    return None if found is None else tuple(found)
+
+
+def check_unseen(
+    policies: Iterable[PolicyConfig], held_out: Mapping[str, Collection[str]]
+) -> tuple[str, ...]:
+    """A sentence for each transferred policy of which nobody can tell what it learned from.
+
+    Args:
+        policies: Of the experiment.
+        held_out: Ids of the examples of each split that policies are compared on.
+
+    Raises:
+        RunError: A policy learned from rewards on some of them, so its result would be flattered.
+    """
+    unknown = []
+    for trained in map(trained_policy, transferred(policies)):
+        learned_from = trained.reward_examples
+        if learned_from is None:
+            unknown.append(
+                f"{trained.where}: an older version trained it and kept no list of what it learned "
+                "from, which may be among the held-out examples here."
+            )
+            continue
+        for split, ids in held_out.items():
+            seen = learned_from.intersection(ids)
+            if seen:
+                raise RunError(
+                    f"{trained.where}: {len(seen)} of the {len(ids)} examples of data.{split} are "
+                    "among those that its rewards were measured on, so its result would be "
+                    f"flattered; draw data.{split} from other rows, such as with the data.seed and "
+                    "the shares of that run"
+                )
+    return tuple(unknown)
 
 
 def _check_features(config: ExperimentConfig, trained: TrainedPolicy) -> None:

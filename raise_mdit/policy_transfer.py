@@ -31,15 +31,19 @@ from raise_mdit.policy_config import PpoConfig
 from raise_mdit.policy_source import (
     TrainedPolicy,
     as_trained,
+    check_unseen,
     trained_policy,
     transferred,
 )
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
+from raise_mdit.results import HeldOutSplit
 from raise_mdit.selectors import prior_of
 from raise_mdit.statistics import Interval
 from raise_mdit.streams import stream
 
+COMPARED_ON: tuple[HeldOutSplit, ...] = ("test", "model_selection")
+"""Splits that a policy must not have learned from."""
 PROBES = 12
 """Short fine-tunings of one step, as many as a proxy learner is compared on."""
 
@@ -177,11 +181,18 @@ def check_transfers(preparation: Preparation, *, progress: Progress) -> Preparat
         progress: Told of the work and the notes.
 
     Raises:
-        RunError: A policy does not fit.
+        RunError: A policy does not fit, or learned from what is held out here.
     """
+    held_out: dict[str, list[str]] = {
+        split: [each.example.id for each in preparation.corpus.splits[split]]
+        for split in COMPARED_ON
+    }
+    unknown = check_unseen(preparation.config.policies, held_out)
+    for sentence in unknown:
+        progress.note(sentence)
     checks: dict[tuple[str, int], Cost] = {}
     features: dict[str, NDArray[np.float32]] = {}
-    notes: list[str] = []
+    notes = [*unknown]
     for policy in transferred(preparation.config.policies):
         features[policy.label] = transferred_table(preparation, policy).values
         for seed in preparation.config.seeds:

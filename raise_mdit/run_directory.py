@@ -43,7 +43,7 @@ from raise_mdit.example_texts import EXAMPLES_FILE, write_examples
 from raise_mdit.experiment_file import read_config
 from raise_mdit.folders import CONFIG_FILE, PREPARATION_FILE
 from raise_mdit.policy_config import PolicyConfig
-from raise_mdit.policy_source import embeddings_in_words
+from raise_mdit.policy_source import REWARD_EXAMPLES, embeddings_in_words
 from raise_mdit.preparation import Preparation
 from raise_mdit.results import ArmResult, read_result, to_json, total
 from raise_mdit.run_candidates import WORDING_FILE
@@ -170,6 +170,7 @@ def write_preparation(directory: Path, preparation: Preparation) -> None:
             "precision": preparation.precision,
             "num_trainable": preparation.tuning.learner.num_trainable,
             "num_candidates": len(preparation.pool),
+            REWARD_EXAMPLES: [each.example.id for each in corpus.splits["reward_validation"]],
             "full_training": preparation.full_training._asdict(),
             "bad_rows": [row._asdict() for row in corpus.bad_rows],
             "special_rows": [row._asdict() for row in corpus.special_rows],

@@ -311,17 +311,27 @@ def test_the_first_policy_and_seed_that_can_be_explained_are_the_default(made: R
     assert found.notes == ("Left out, as they do not learn what to pick: random s1.",)
 
 
+TAKEN = {"kind": "ppo", "name": "taken", "from": "runs/other"}
+"""A policy that another run has trained."""
+
 REASONS: Mapping[str, Sequence[str | dict[str, str]]] = {
     "they do not learn what to pick": ["base", "random", "longest", "greats"],
     "they learn one value for each group of candidates": ["exp3", "ucb", "thompson"],
     "they score by the weights of a regression that changes at every step": ["influence"],
     "a run keeps the weights of RAISE as printed, but no decisions": ["raise"],
     "they repeat the best of several random schedules": ["random_search"],
-    "they were trained in another run": [{"kind": "ppo", "name": "taken", "from": "runs/other"}],
+    "they were trained in another run": [TAKEN],
     "what a policy of your own scores by": [{"kind": "words:Mine", "name": "mine"}],
     "they ran in an older version": ["a2c"],
 }
 """Policies without decisions, by the beginning of why they have none."""
+
+
+def ask_for(run: Run, *policies: Mapping[str, str]) -> ExperimentConfig:
+    """What the run's experiment is, with these policies instead."""
+    config = ExperimentConfig.model_validate({**EXPERIMENT, "policies": policies})
+    write_text(run.directory / "config.yaml", resolved_yaml(config))
+    return config
 
 
 def test_arms_that_are_left_out_stand_in_one_line_a_reason(run: Run) -> None:
@@ -330,9 +340,7 @@ def test_arms_that_are_left_out_stand_in_one_line_a_reason(run: Run) -> None:
         for of_one_reason in REASONS.values()
         for policy in of_one_reason
     ]
-    asked = {**EXPERIMENT, "policies": ({"kind": "ppo"}, *policies)}
-    config = ExperimentConfig.model_validate(asked)
-    write_text(run.directory / "config.yaml", resolved_yaml(config))
+    config = ask_for(run, {"kind": "ppo"}, *policies)
     for policy in config.policies[1:]:
         for seed in (1, 3):
             run.arm(policy.label, seed).mkdir(exist_ok=True)
@@ -374,10 +382,10 @@ def test_thirds_hold_every_step_once(num_steps: int) -> None:
     [
         ({"policy": "pp0"}, r"--policy 'pp0': .* ppo\. Did you mean 'ppo'\?"),
         ({"policy": "random"}, "--policy 'random': not among those that can be explained, ppo"),
-        ({"seed": 4}, r"--seed 4: ppo has 1, 3\. Did you mean 3\?"),
-        ({"step": 5}, r"--step 5: there are 0 to 4\. Did you mean 4\?"),
-        ({"step": -1}, r"--step -1: there are 0 to 4\. Did you mean 0\?"),
-        ({"slot": 2}, "slot 2: there are 0 to 1"),
+        ({"seed": 4}, "--seed 4: ppo has seeds 1, 3$"),
+        ({"step": 5}, "--step 5: there are 0 to 4$"),
+        ({"step": -1}, "--step -1: there are 0 to 4$"),
+        ({"slot": 2}, "slot 2: there are 0 to 1$"),
     ],
     ids=str,
 )
@@ -391,6 +399,49 @@ def test_a_run_without_learned_policies_says_what_to_do(run: Run) -> None:
         (run.arm(seed=seed) / "decisions.safetensors").unlink()
 
     with pytest.raises(RunError, match=r"can be explained.*such as kind ppo.*add one"):
+        explain(run.directory, progress=Silent())
+
+
+@pytest.mark.parametrize("policy", [None, "random"])
+def test_a_run_of_a_transferred_policy_names_the_run_that_trained_it(
+    policy: str | None, run: Run
+) -> None:
+    ask_for(run, {"kind": "random"}, TAKEN)
+
+    told = (
+        f"{run.directory}: taken picks here without learning; "
+        "it is explained where it was trained, in runs/other"
+    )
+    with pytest.raises(RunError, match=f"^{re.escape(told)}$"):
+        explain(run.directory, progress=Silent(), policy=policy)
+
+
+def test_a_transferred_policy_that_is_asked_for_is_explained_where_it_was_trained(
+    run: Run,
+) -> None:
+    ask_for(run, {"kind": "ppo"}, TAKEN)
+
+    with pytest.raises(RunError, match=r"^taken picks here without learning; .* in runs/other$"):
+        explain(run.directory, progress=Silent(), policy="taken")
+
+
+def test_an_exported_policy_is_explained_in_the_run_that_it_comes_from(run: Run) -> None:
+    folder = run.directory / "policy"
+    folder.mkdir()
+    (folder / "policy.json").write_text("{}", "utf-8")
+    ask_for(run, {**TAKEN, "from": str(folder)})
+
+    told = rf"trained, in the run that {re.escape(str(folder))} was exported from$"
+    with pytest.raises(RunError, match=told):
+        explain(run.directory, progress=Silent())
+
+
+def test_an_older_versions_policy_is_not_hidden_by_a_transferred_one(run: Run) -> None:
+    ask_for(run, {"kind": "ppo"}, TAKEN)
+    for seed in (1, 3):
+        (run.arm(seed=seed) / "decisions.safetensors").unlink()
+
+    with pytest.raises(RunError, match=r"run again what an older version ran$"):
         explain(run.directory, progress=Silent())
 
 

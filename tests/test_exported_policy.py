@@ -19,7 +19,7 @@ from raise_mdit.experiment_file import load_experiment
 from raise_mdit.export import export_policy, export_schedule
 from raise_mdit.exported_policy import ExportedPolicy, read_policy
 from raise_mdit.policy_config import PpoConfig
-from raise_mdit.policy_source import trained_policy, with_own_priors
+from raise_mdit.policy_source import reward_examples, trained_policy, with_own_priors
 from raise_mdit.progress import Silent
 from raise_mdit.results import arms_from_json
 from raise_mdit.schedule import read_schedule
@@ -179,7 +179,7 @@ def test_a_policy_without_scores_leaves_them_out(source: Path, tmp_path: Path) -
 
 def config_from(folder: Path, place: Path, **settings: str) -> ExperimentConfig:
     """An experiment on another pool whose only scorer comes from a folder."""
-    overrides = ["seeds=[7]", "data.seed=3", "policies=[{kind: base}, {kind: random}]"]
+    overrides = ["seeds=[7]", "data.seed=1", "policies=[{kind: base}, {kind: random}]"]
     config = load_experiment(folder / "small.yaml", overrides)
     moved = PpoConfig.model_validate({"kind": "ppo", "from": str(place), **settings})
     return config.model_copy(update={"policies": (*config.policies, moved)})
@@ -199,6 +199,14 @@ def test_from_the_folder_it_picks_what_it_picks_from_its_run(
         assert arms[2].steps == 3
 
     assert schedules[0] == schedules[1]
+
+
+def test_it_says_what_it_learned_from(source: Path, exported: Path) -> None:
+    section = PpoConfig.model_validate({"kind": "ppo", "from": str(exported)})
+
+    learned_from = reward_examples(source)
+    assert learned_from
+    assert trained_policy(section).reward_examples == frozenset(learned_from)
 
 
 def test_it_knows_all_that_a_run_would_say_of_it(

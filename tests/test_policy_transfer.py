@@ -28,7 +28,12 @@ from raise_mdit.export import export_policy
 from raise_mdit.features import CLUSTERED_COMPONENTS, build_features, in_basis
 from raise_mdit.ledger import Ledger
 from raise_mdit.policy_config import PpoConfig
-from raise_mdit.policy_source import embeddings_in_words, trained_policy, with_own_priors
+from raise_mdit.policy_source import (
+    embeddings_in_words,
+    reward_examples,
+    trained_policy,
+    with_own_priors,
+)
 from raise_mdit.policy_transfer import PROBES, Transfer, check_transfers, transferred_table
 from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Silent
@@ -57,7 +62,7 @@ YAML = small_experiment(
 ELSEWHERE = (
     "data.pool.0.rows=12",
     "data.pool.1.rows=25",
-    "data.seed=3",
+    "data.seed=1",
     "environment.window=9",
     "environment.batch_size=3",
     "environment.budget.steps=2",
@@ -176,6 +181,44 @@ def test_a_policy_that_began_as_a_ranking_is_shown_that_of_this_pool(
     assert policy.prior is not None
     assert policy.prior.ranking.kind == "longest"
     assert policy.prior.strength == 20.0
+
+
+def test_a_policy_that_learned_from_what_is_held_out_here_is_refused(
+    folder: Path, source: Path
+) -> None:
+    """Splits are drawn by the seed of the data, so that of others may take the same rows."""
+    entry = f"{{kind: ppo, from: {source}, from_policy: ppo}}"
+
+    def drawn_by(seed: int) -> Preparation:
+        return preparation_of(elsewhere(folder, entry, overrides=(f"data.seed={seed}",)), folder)
+
+    def shared(preparation: Preparation) -> int:
+        held_out = {each.example.id for each in preparation.corpus.splits["test"]}
+        return len(held_out.intersection(reward_examples(source) or ()))
+
+    own, other = drawn_by(0), drawn_by(3)
+    assert shared(own) == 0
+    assert shared(other) > 0
+    check_transfers(own, progress=Silent())
+    wanted = rf"policies\.ppo\.from: {shared(other)} of the 8 examples of data\.test are among"
+    with pytest.raises(RunError, match=wanted):
+        check_transfers(other, progress=Silent())
+
+
+def test_of_a_run_that_does_not_say_what_it_learned_from_that_is_told(
+    folder: Path, source: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(source, older)
+    kept = json.loads((older / "preparation.json").read_text())
+    del kept["reward_examples"]
+    (older / "preparation.json").write_text(json.dumps(kept))
+    config = elsewhere(folder, f"{{kind: ppo, from: {older}, from_policy: ppo}}")
+
+    checked = check_transfers(preparation_of(config, folder), progress=Silent())
+
+    (told,) = (note for note in checked.notes if "an older version trained it" in note)
+    assert told.startswith("policies.ppo.from: ")
 
 
 def test_it_is_offered_the_whole_pool_if_it_was_trained_so(
