@@ -222,7 +222,8 @@ def cost_of_choosing(arms: Sequence[ArmResult], full_training: Cost) -> tuple[st
     return (
         f"What learning to pick cost, in FLOPs as a share of one full-data training: {listed} "
         "(features, checks before it, frozen layers, policy training and rewards; 3 epochs of the "
-        f"same pool with LoRA through the whole model are {full_training.flops / 1e12:,.1f} TFLOP).",
+        "same pool with LoRA through the whole model are "
+        f"{full_training.flops / 1e12:,.1f} TFLOP).",
     )
 
 
