@@ -233,9 +233,10 @@ def _named(
     """References asked for by name; one that has a role is compared with already."""
     for label in dict.fromkeys(asked_for):
         if label not in policies:
+            several = "," in label and " Give --against once for each."
             raise RunError(
                 f"no policy {label!r} to compare with; there are {', '.join(policies)}."
-                f"{nearest(label, policies)}"
+                f"{several or nearest(label, policies)}"
             )
         if label not in roles.values():
             yield Reference("named", label)

@@ -26,7 +26,7 @@ from raise_mdit.core import Message
 from raise_mdit.decisions import DECISIONS_FILE, POLICY_FILE, Decisions, read_decisions
 from raise_mdit.errors import RunError, nearest
 from raise_mdit.experiment_file import read_config
-from raise_mdit.exported_policy import is_policy_folder
+from raise_mdit.folders import is_exported_policy
 from raise_mdit.policy_config import (
     BanditSection,
     BestOfConfig,
@@ -241,7 +241,7 @@ class _Arms:
 
 def _trained_elsewhere(label: str, source: str) -> str:
     """Why a transferred policy is not explained here, and where it is."""
-    run = f"the run that {source} was exported from" if is_policy_folder(Path(source)) else source
+    run = f"the run that {source} was exported from" if is_exported_policy(Path(source)) else source
     return f"{label} picks here without learning; it is explained where it was trained, in {run}"
 
 

@@ -24,11 +24,11 @@ from raise_mdit.experiment_file import read_config
 from raise_mdit.exported_policy import (
     DESCRIPTION_FILE,
     PolicyDescription,
-    is_policy_folder,
     read_fields,
     write_policy,
 )
 from raise_mdit.finished_arm import FinishedArm, chosen_arm
+from raise_mdit.folders import is_exported_policy
 from raise_mdit.policy_config import PpoConfig
 from raise_mdit.policy_source import prior_of_arm, reward_examples
 from raise_mdit.runs import arm_folder, write_text
@@ -246,7 +246,7 @@ def _clear_bundle(target: Path, fields: Mapping[str, Any]) -> None:
 def _clear_policy(target: Path, origin: _Origin) -> None:
     """Make the folder, without an earlier export of the same policy."""
     ours: set[str] = set()
-    if is_policy_folder(target):
+    if is_exported_policy(target):
         described = read_fields(target)
         experiment = described["provenance"]["experiment"]
         weights = described["files"][POLICY_FILE]

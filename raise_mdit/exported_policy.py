@@ -205,11 +205,6 @@ def write_policy(
     write_json(directory / DESCRIPTION_FILE, fields)
 
 
-def is_policy_folder(directory: Path) -> bool:
-    """Whether a folder says that it holds a policy."""
-    return (directory / DESCRIPTION_FILE).is_file()
-
-
 def read_fields(directory: Path) -> dict[str, Any]:
     """What `policy.json` says.
 

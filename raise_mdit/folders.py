@@ -45,13 +45,18 @@ def no_run_directory(directory: Path) -> str:
     return f"{begin} (no {CONFIG_FILE}){_meant(directory)}"
 
 
+def is_exported_policy(directory: Path) -> bool:
+    """Whether a folder says that it holds a policy that was exported by itself."""
+    return (directory / POLICY_DESCRIPTION_FILE).is_file()
+
+
 def _meant(directory: Path) -> str:
     """What a folder is instead, behind the sentence that it is no run directory; "" if unknown."""
     if _is_bundle(directory):
         return (
             "; it is a schedule that was exported: raise-mdit verify or raise-mdit replay takes it"
         )
-    if (directory / POLICY_DESCRIPTION_FILE).is_file():
+    if is_exported_policy(directory):
         return "; it is a policy that was exported: `from:` of an experiment's policy takes it"
     runs = [each for each in directory.iterdir() if (each / CONFIG_FILE).is_file()]
     points = sorted((each for each in runs if _number(each)), key=_number)

@@ -16,9 +16,9 @@ from raise_mdit.config import ExperimentConfig, FeaturesConfig
 from raise_mdit.decisions import BASIS_FILE, FEATURES_FILE, POLICY_FILE, read_basis, read_features
 from raise_mdit.errors import ConfigError, RunError, nearest
 from raise_mdit.experiment_file import read_config
-from raise_mdit.exported_policy import DESCRIPTION_FILE, is_policy_folder, read_policy
+from raise_mdit.exported_policy import DESCRIPTION_FILE, read_policy
 from raise_mdit.features import Basis
-from raise_mdit.folders import PREPARATION_FILE
+from raise_mdit.folders import PREPARATION_FILE, is_exported_policy
 from raise_mdit.policy_config import PolicyConfig, PpoConfig, PriorConfig
 from raise_mdit.results import ArmResult, read_result
 from raise_mdit.runs import arm_folder, read_json
@@ -112,7 +112,7 @@ def trained_policy(policy: PpoConfig) -> TrainedPolicy:
     assert policy.from_run is not None, "the section asks for a policy of another run"
     where = f"policies.{policy.label}.from"
     directory = Path(policy.from_run)
-    if is_policy_folder(directory):
+    if is_exported_policy(directory):
         return _alone(policy, directory, where)
     if not (directory / "config.yaml").is_file():
         raise RunError(

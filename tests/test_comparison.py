@@ -274,6 +274,8 @@ def test_several_may_be_asked_for_and_each_is_once_a_reference() -> None:
 def test_a_reference_that_is_no_policy_is_refused_with_the_nearest() -> None:
     with pytest.raises(RunError, match=r"'pppo'.* there are random, ppo\. Did you mean 'ppo'\?"):
         summarise([*arms("random", 2.0), *arms("ppo", 1.0)], ["pppo"])
+    with pytest.raises(RunError, match=r"there are random, ppo\. Give --against once for each\."):
+        summarise([*arms("random", 2.0), *arms("ppo", 1.0)], ["random,ppo"])
 
 
 def test_the_verdict_is_that_against_random_after_all_policies_are_counted() -> None:

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from raise_mdit.candidates import content_hash
 from raise_mdit.core import Kind, Message, Role
 from raise_mdit.errors import RunError
-from raise_mdit.folders import BUNDLE_FORMAT, BUNDLE_MANIFEST_FILE
+from raise_mdit.folders import BUNDLE_FORMAT, BUNDLE_MANIFEST_FILE, is_exported_policy
 from raise_mdit.runs import read_description, write_bytes, write_json, write_text
 
 FORMAT = BUNDLE_FORMAT
@@ -214,8 +214,14 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     Raises:
         RunError: There is none, or it is of another format.
     """
+    directory = Path(directory)
+    if is_exported_policy(directory) and not (directory / MANIFEST_FILE).is_file():
+        raise RunError(
+            f"{directory}: no bundle, but a policy that was exported: `from:` of an experiment's "
+            "policy takes it, and checks its files"
+        )
     return read_description(
-        Path(directory) / MANIFEST_FILE,
+        directory / MANIFEST_FILE,
         form=(FORMAT, FORMAT_VERSION),
         what="bundle",
         command="raise-mdit export RUN_DIR --to DIR",

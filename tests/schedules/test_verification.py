@@ -200,6 +200,12 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
         verify(tmp_path)
 
 
+def test_a_policy_that_was_exported_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text("{}")
+    with pytest.raises(RunError, match="no bundle, but a policy that was exported: `from:` of an"):
+        verify(tmp_path)
+
+
 def test_a_check_names_every_fault(bundle: Path) -> None:
     (bundle / STEPS_FILE).unlink()
     change_lines(bundle / CHAT_FILE, lambda rows: rows[::-1])
