@@ -30,8 +30,10 @@ gpu: .venv-gpu/.installed ## the same on a GPU, and the tests that need one
 	HF_HUB_OFFLINE=1 .venv-gpu/bin/python -m pytest -m gpu tests/gpu
 	.venv-gpu/bin/python -m raise_mdit.benchmarks --device cuda --learners 1 8 32 64
 
-test: setup ## run the tests with branch coverage, one worker a core
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses auto --dist worksteal --cov --cov-fail-under=90
+# One worker more than cores: tests that wait for a server, a browser or another process leave room.
+test: setup ## run the tests with branch coverage on all cores
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) \
+		--dist worksteal --cov --cov-fail-under=90
 
 interop: setup .venv-interop/.installed ## train LLaMA-Factory on an exported schedule, and check the order
 	LLAMAFACTORY_PYTHON=$(CURDIR)/.venv-interop/bin/python HF_HUB_OFFLINE=1 $(BIN)/pytest tests/interop
