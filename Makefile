@@ -30,10 +30,8 @@ gpu: .venv-gpu/.installed ## the same on a GPU, and the tests that need one
 	HF_HUB_OFFLINE=1 .venv-gpu/bin/python -m pytest -m gpu tests/gpu
 	.venv-gpu/bin/python -m raise_mdit.benchmarks --device cuda --learners 1 8 32 64
 
-# One worker more than cores: tests that wait for a server, a browser or another process leave room.
-test: setup ## run the tests with branch coverage on all cores
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) \
-		--dist worksteal --cov --cov-fail-under=90
+test: setup ## run the tests, one worker a core
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/pytest --numprocesses auto --dist worksteal $(COVERAGE)
 
 interop: setup .venv-interop/.installed ## train LLaMA-Factory on an exported schedule, and check the order
 	LLAMAFACTORY_PYTHON=$(CURDIR)/.venv-interop/bin/python HF_HUB_OFFLINE=1 $(BIN)/pytest tests/interop
@@ -45,7 +43,8 @@ lint: setup ## check format, style, types and who imports whom
 	$(BIN)/mypy tests
 	$(BIN)/lint-imports
 
-check: lint test ## run everything that must pass before a push
+check: COVERAGE = --cov --cov-fail-under=90
+check: lint test ## run everything that must pass before a push, and count branches that tests reach
 
 clean: ## remove every virtual environment and cache; runs stay
 	rm -rf .venv .venv-gpu .venv-interop build dist *.egg-info .coverage .hypothesis .*_cache
