@@ -20,10 +20,8 @@ from raise_mdit.sweep_results import Setting
 
 OF_A_POINT = ("sweep=null", "evaluation.open_test=evaluate")
 """What every point has in common, as behind `--set`."""
-
-
-_PLACE = re.compile(r"^(?:--set [^ ]+|.*?:\d+:\d+): ")
-"""Of a fault, before its key; lines of the file shown below it have none."""
+_PLACE = re.compile(r".*?:\d+:\d+: ")
+"""Of a fault in the file, before its key; lines of the file shown below it have none."""
 
 
 class Point(NamedTuple):
@@ -124,13 +122,13 @@ def _alone(
     return None
 
 
-def _said(fault: ConfigError, setting: Setting) -> Iterator[str]:
+def _said(fault: ConfigError, setting: Setting) -> list[str]:
     """Each fault without its place in the file, which has none of these values."""
-    written = " ".join(changes(setting))
-    for line in str(fault).splitlines():
-        told = _PLACE.sub("", line)
-        if told != line:
-            yield f"with {written}: {told}"
+    written = changes(setting)
+    heads = [_PLACE, *(re.compile(re.escape(f"--set {change}: ")) for change in written)]
+    lines = str(fault).splitlines()
+    told = [line[head.end() :] for line in lines for each in heads if (head := each.match(line))]
+    return [f"with {' '.join(written)}: {each}" for each in told or [str(fault)]]
 
 
 def _sweep_of(loaded: LoadedExperiment) -> SweepConfig:

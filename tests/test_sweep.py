@@ -157,6 +157,10 @@ def test_each_point_is_the_experiment_with_its_setting_and_the_one_policy(file: 
         ("data.model_selection=[]", "add `data.model_selection`"),
         ("sweep.parameters={learner.learning_rat: {values: [1]}}", "unknown key"),
         ("sweep.parameters={learner.learning_rate: {values: [-1.0]}}", "learner.learning_rate"),
+        (
+            "sweep.parameters={model.name: {values: [no such model, smollm2-135m]}}",
+            'with model.name="no such model": model.name: there is no model',
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_run_is_refused_before_it_begins(
