@@ -91,10 +91,14 @@ class Effect:
         low, high, size = self.difference.low, self.difference.high, self.difference.num_samples
         if self.verdict == "one seed":
             return SEEDS_TO_BEGIN_WITH - size if math.isfinite(self.difference.mean) else 0
-        is_open = self.verdict == "inconclusive" and self.adjusted_p is not None
-        if not is_open or low == high or size >= FEWEST_SEEDS_WITH_SPREAD:
+        if not self._is_open or low == high or size >= FEWEST_SEEDS_WITH_SPREAD:
             return 0
         return SEEDS_TO_BEGIN_WITH - size
+
+    @property
+    def _is_open(self) -> bool:
+        """Undecided, and not for want of a number."""
+        return self.verdict == "inconclusive" and self.adjusted_p is not None
 
     @property
     def is_alike(self) -> bool:
@@ -105,8 +109,7 @@ class Effect:
     @property
     def can_be_settled(self) -> bool:
         """Whether it is open, and a number of seeds or items is known that would settle it."""
-        is_open = self.verdict == "inconclusive" and self.adjusted_p is not None
-        if not is_open or self.seeds_first or self.is_alike:
+        if not self._is_open or self.seeds_first or self.is_alike:
             return False
         lacks_items = self.over_items is not None and self.more_items is None
         return self.more_seeds is not None and not lacks_items
@@ -114,8 +117,7 @@ class Effect:
     @property
     def is_out_of_reach(self) -> bool:
         """Whether it is open, and no number of seeds or items within reason would settle it."""
-        is_open = self.verdict == "inconclusive" and self.adjusted_p is not None
-        return is_open and not (self.seeds_first or self.is_alike or self.can_be_settled)
+        return self._is_open and not (self.seeds_first or self.is_alike or self.can_be_settled)
 
 
 def what_it_takes(effect: Effect) -> str:

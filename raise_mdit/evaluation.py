@@ -17,7 +17,7 @@ from raise_mdit.learners.trunk_store import TrunkStore
 from raise_mdit.openings import Seal, read_openings
 from raise_mdit.progress import Progress
 from raise_mdit.results import ArmResult, read_results, to_json
-from raise_mdit.run_directory import expected_arms
+from raise_mdit.run_arms import expected_arms
 from raise_mdit.run_lock import alone_in
 from raise_mdit.runs import arm_folder, cache_directory, write_text
 from raise_mdit.task_metrics import load_answer_metric

@@ -26,13 +26,11 @@ from raise_mdit.recording import Recorder
 from raise_mdit.report import write_report
 from raise_mdit.report_sentences import metric_agreement_of
 from raise_mdit.results import ArmResult, read_results, to_json, total
+from raise_mdit.run_arms import all_arms, finished_folders, num_arms
 from raise_mdit.run_directory import (
-    all_arms,
     check_place,
     choosing_notes,
-    finished_folders,
     ledger_of,
-    num_arms,
     preparation_notes,
     read_arm,
     recipe_of,

@@ -37,13 +37,11 @@ from raise_mdit.policy_source import (
 )
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
-from raise_mdit.results import HeldOutSplit
+from raise_mdit.results import HELD_OUT
 from raise_mdit.selectors import prior_of
 from raise_mdit.statistics import Interval
 from raise_mdit.streams import stream
 
-COMPARED_ON: tuple[HeldOutSplit, ...] = ("test", "model_selection")
-"""Splits that a policy must not have learned from."""
 PROBES = 12
 """Short fine-tunings of one step, as many as a proxy learner is compared on."""
 
@@ -184,8 +182,7 @@ def check_transfers(preparation: Preparation, *, progress: Progress) -> Preparat
         RunError: A policy does not fit, or learned from what is held out here.
     """
     held_out: dict[str, list[str]] = {
-        split: [each.example.id for each in preparation.corpus.splits[split]]
-        for split in COMPARED_ON
+        split: [each.example.id for each in preparation.corpus.splits[split]] for split in HELD_OUT
     }
     unknown = check_unseen(preparation.config.policies, held_out)
     for sentence in unknown:

@@ -10,13 +10,10 @@ from collections.abc import Iterator, Sequence
 from raise_mdit.config import DataConfig, ExperimentConfig, PlaygroundSource, SourceConfig
 from raise_mdit.core import Example
 from raise_mdit.errors import ConfigError, DataError
-from raise_mdit.results import HeldOutSplit
+from raise_mdit.results import HELD_OUT, HeldOutSplit
 from raise_mdit.sources.reading import read_rows
 from raise_mdit.splits import SPLITS, allot, shares_of
 from raise_mdit.task_metrics import AnswerMetric, load_answer_metric
-
-HELD_OUT: tuple[HeldOutSplit, ...] = ("test", "model_selection")
-"""Splits on which responses are generated."""
 
 
 def check_reference_answers(config: ExperimentConfig) -> None:

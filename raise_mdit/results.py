@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
@@ -22,6 +22,8 @@ _LIST_OF_NUMBERS = re.compile(r"\[\n[-+.,\deE\s]+\]")
 """Such a list goes on one line, however long; in a text a line break is escaped, so none is hit."""
 
 HeldOutSplit = Literal["test", "model_selection"]
+HELD_OUT: tuple[HeldOutSplit, ...] = get_args(HeldOutSplit)
+"""Splits that policies are compared on, and must not have learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from raise_mdit.config_differences import differences, in_words, is_below
 from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import read_config
 from raise_mdit.results import ArmResult, HeldOut, read_result, read_results
-from raise_mdit.runs import arm_folder
+from raise_mdit.run_arms import finished_folders, num_arms
 
 COMPARABLE = ("model", "data.seed", "data.test", "data.model_selection")
 """Where runs must agree, as in the sources of held-out data: losses on other data, or in other
@@ -80,12 +80,7 @@ def _read(directory: Path) -> _Run:
     """A run that is finished, stopped or still going on: what has finished of it."""
     config = read_config(directory)
     file = directory / "results.json"
-    folders = [
-        arm_folder(directory, policy.label, seed)
-        for policy in config.policies
-        for seed in config.seeds
-    ]
-    own = [read_result(folder) for folder in folders if (folder / "result.json").is_file()]
+    own = [read_result(folder) for _, folder in finished_folders(config, directory)]
     written = read_results(file) if file.is_file() or not own else ()  # before it went on
     arms = {(arm.policy, arm.seed): arm for arm in (*written, *own)}
     return _Run(directory, config, tuple(arms.values()))
@@ -93,10 +88,10 @@ def _read(directory: Path) -> _Run:
 
 def _unfinished(run: _Run) -> str:
     """What is missing of a run that has not finished, or nothing."""
-    num_arms = len(run.config.policies) * len(run.config.seeds)
-    if len(run.arms) == num_arms:
+    wanted = num_arms(run.config)
+    if len(run.arms) == wanted:
         return ""
-    return f"{run.directory}: {len(run.arms)} of {num_arms} arms have finished."
+    return f"{run.directory}: {len(run.arms)} of {wanted} arms have finished."
 
 
 def _held_out_sources(run: _Run) -> list[str]:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os.path
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,13 +42,13 @@ from raise_mdit.errors import RunError
 from raise_mdit.example_texts import EXAMPLES_FILE, write_examples
 from raise_mdit.experiment_file import read_config
 from raise_mdit.folders import CONFIG_FILE, PREPARATION_FILE
-from raise_mdit.policy_config import PolicyConfig
 from raise_mdit.policy_source import REWARD_EXAMPLES, embeddings_in_words
 from raise_mdit.preparation import Preparation
 from raise_mdit.results import ArmResult, read_result, to_json, total
+from raise_mdit.run_arms import expected_arms
 from raise_mdit.run_candidates import WORDING_FILE
 from raise_mdit.run_lock import LOCK_FILE
-from raise_mdit.runs import arm_folder, arms_in_words, read_json, write_json, write_text
+from raise_mdit.runs import arms_in_words, read_json, write_json, write_text
 from raise_mdit.schedule import read_schedule, write_schedule
 
 PACKAGES = (
@@ -72,33 +72,6 @@ def versions() -> dict[str, str]:
         "machine": f"{platform.system()} {platform.machine()}",
         **{package: version(package) for package in PACKAGES},
     }
-
-
-def all_arms(config: ExperimentConfig) -> Iterator[tuple[PolicyConfig, int]]:
-    """Seed by seed, so that an interrupted run has compared every policy on what it finished."""
-    for seed in config.seeds:
-        for policy in config.policies:
-            yield policy, seed
-
-
-def num_arms(config: ExperimentConfig) -> int:
-    """Policies times seeds."""
-    return len(config.policies) * len(config.seeds)
-
-
-def expected_arms(config: ExperimentConfig) -> list[tuple[str, int]]:
-    """Label and seed of every arm that the experiment asks for."""
-    return [(policy.label, seed) for policy, seed in all_arms(config)]
-
-
-def finished_folders(
-    config: ExperimentConfig, directory: Path
-) -> Iterator[tuple[tuple[str, int], Path]]:
-    """Label, seed and folder of each arm that has finished, in the order in which they run."""
-    for policy, seed in all_arms(config):
-        folder = arm_folder(directory, policy.label, seed)
-        if (folder / "result.json").is_file():
-            yield (policy.label, seed), folder
 
 
 def check_place(config: ExperimentConfig, directory: Path) -> None:

@@ -13,7 +13,8 @@ from raise_mdit.config import ExperimentConfig
 from raise_mdit.corpus import read_corpus
 from raise_mdit.encoding import ChatEncoder
 from raise_mdit.errors import ConfigError, DataError
-from raise_mdit.reference_answers import HELD_OUT, check_reference_answers
+from raise_mdit.reference_answers import check_reference_answers
+from raise_mdit.results import HELD_OUT
 
 NUM_ROWS = 12
 

@@ -69,7 +69,7 @@ def sweep(
         raise ConfigError(f"{file}: has no `sweep` section; `raise-mdit sweep --help` shows one")
     from raise_mdit.progress_bars import progress_for
     from raise_mdit.sweep import run_sweep
-    from raise_mdit.sweep_plan import changes, plan
+    from raise_mdit.sweep_plan import plan
 
     points = plan(file, set_)
     directory = out_ or new_run_directory(Path("runs"), config.name, now=datetime.now())
@@ -85,16 +85,7 @@ def sweep(
         )
     finally:
         progress.finish()
-    out.print(_table(results))
-    best = results[0]
-    settings = " ".join(f"--set {each}" for each in changes(best.setting))
-    tied = [each.name for each in results[1:] if each.loss.mean == best.loss.mean]
-    also = f" (as low: {', '.join(tied)})" if tied else ""
-    out.print(f"best      {best.name}{also}, that is:", markup=False, highlight=False)
-    out.print(f"          raise-mdit run {file} --set sweep=null {settings}",
-              markup=False, highlight=False)  # fmt: skip
-    out.print(f"its test  raise-mdit evaluate {directory / best.name}",
-              markup=False, highlight=False)  # fmt: skip
+    _print_found(file, directory, results)
 
 
 def sync(directory: RunDirectory) -> None:
@@ -142,6 +133,22 @@ def push(
     pushed = send(experiment)
     out.print(f"workspace {pushed.workspace}", markup=False, highlight=False)
     out.print(f"report    {pushed.report}", markup=False, highlight=False)
+
+
+def _print_found(file: Path, directory: Path, results: Sequence[PointResult]) -> None:
+    """The points, the best of them, and what to do with it."""
+    from raise_mdit.sweep_plan import changes
+
+    out.print(_table(results))
+    best = results[0]
+    settings = " ".join(f"--set {each}" for each in changes(best.setting))
+    tied = [each.name for each in results[1:] if each.loss.mean == best.loss.mean]
+    also = f" (as low: {', '.join(tied)})" if tied else ""
+    out.print(f"best      {best.name}{also}, that is:", markup=False, highlight=False)
+    out.print(f"          raise-mdit run {file} --set sweep=null {settings}",
+              markup=False, highlight=False)  # fmt: skip
+    out.print(f"its test  raise-mdit evaluate {directory / best.name}",
+              markup=False, highlight=False)  # fmt: skip
 
 
 def _table(results: Sequence[PointResult]) -> Table:

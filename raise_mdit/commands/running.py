@@ -114,7 +114,7 @@ def _run_asked_for(
 
 def _print_start(config: ExperimentConfig, directory: Path) -> None:
     """Where a run goes on, and what it finds there."""
-    from raise_mdit.run_directory import finished_folders, num_arms
+    from raise_mdit.run_arms import finished_folders, num_arms
 
     err.print(f"Run directory: {escape(str(directory))}")
     num_finished = len(list(finished_folders(config, directory)))
