@@ -27,7 +27,8 @@ class ModelConfig(Section):
     """Where it is tuned; `auto` takes a GPU where torch finds one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of passes; bfloat16 is autocast. `auto` takes it where the device has units for it
-    (a GPU that supports it, a processor with AMX); elsewhere it is slower than float32."""
+    (a GPU that supports it, a processor with AMX or AVX-512 BF16); elsewhere it is slower than
+    float32."""
     max_length: int = Field(512, ge=16)
     """Longest row in tokens, chat template included."""
     system_prompt: str | None = None

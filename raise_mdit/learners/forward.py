@@ -23,6 +23,10 @@ from raise_mdit.learners.batches import Batch
 
 Precision = Literal["float32", "bfloat16"]
 
+# What torch calls a processor's instructions that multiply bfloat16: Intel's tiles, and AVX-512's
+# dot products (Zen 4 and later, Cooper Lake and later).
+_PROCESSOR_UNITS = ("amx_bf16", "avx512_bf16")
+
 
 def resolve_precision(asked: Precision | Literal["auto"], device: torch.device) -> Precision:
     """The arithmetic to use; ``auto`` takes bfloat16 where the device multiplies it in hardware."""
@@ -31,7 +35,8 @@ def resolve_precision(asked: Precision | Literal["auto"], device: torch.device) 
     if device.type == "cuda":
         supported = torch.cuda.is_bf16_supported()
     else:
-        supported = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        capabilities = torch.cpu.get_capabilities()
+        supported = any(capabilities.get(units) for units in _PROCESSOR_UNITS)
     return "bfloat16" if supported else "float32"
 
 

@@ -321,14 +321,29 @@ def test_a_precision_that_is_asked_for_is_taken(asked: Precision) -> None:
     assert resolve_precision(asked, CPU) == asked
 
 
-@pytest.mark.parametrize(("has_units", "expected"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_takes_bfloat16_where_the_device_has_units_for_it(
-    has_units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": False}, "bfloat16"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": False, "avx512_bf16": False}, "float32"),
+        ({}, "float32"),  # not such a processor at all
+    ],
+)
+def test_auto_takes_bfloat16_where_the_processor_has_units_for_it(
+    units: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_units})
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_units)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
 
     assert resolve_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(("has_units", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_takes_bfloat16_where_the_gpu_has_units_for_it(
+    has_units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_units)
+
     assert resolve_precision("auto", torch.device("cuda")) == expected
 
 
