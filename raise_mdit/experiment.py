@@ -10,23 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raise_mdit.arms import Arm, run_arm, summary_of
+from raise_mdit.arm_processes import run_side_by_side
+from raise_mdit.arm_running import findings_of, prepare_arms, run_arms, tracker_of
+from raise_mdit.arms import Arm
 from raise_mdit.comparison import PolicySummary, summarise
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import ConfigError, RunError
 from raise_mdit.experiment_file import read_config, resolved_yaml
 from raise_mdit.folders import PREPARATION_FILE
 from raise_mdit.open_comparisons import power_sentences
-from raise_mdit.openings import Seal
-from raise_mdit.policy_config import PolicyConfig
-from raise_mdit.policy_transfer import check_transfers
-from raise_mdit.preparation import Preparation, prepare
 from raise_mdit.progress import Progress
-from raise_mdit.recording import Recorder
 from raise_mdit.report import write_report
 from raise_mdit.report_sentences import metric_agreement_of
 from raise_mdit.results import ArmResult, read_results, to_json, total
-from raise_mdit.run_arms import all_arms, finished_folders, num_arms
+from raise_mdit.run_arms import all_arms, expected_arms, finished_folders, num_arms
 from raise_mdit.run_directory import (
     check_place,
     choosing_notes,
@@ -36,21 +33,12 @@ from raise_mdit.run_directory import (
     recipe_of,
     unfinished_notes,
     versions,
-    write_arm,
     write_preparation,
 )
 from raise_mdit.run_lock import alone_in
-from raise_mdit.runs import (
-    MetricsFile,
-    arm_folder,
-    cache_directory,
-    keep_metrics,
-    read_json,
-    write_json,
-    write_text,
-)
+from raise_mdit.runs import keep_metrics, read_json, write_json, write_text
 from raise_mdit.schedule import Pick, write_schedule
-from raise_mdit.tracking import NullTracker, TrackedRun, Tracker
+from raise_mdit.tracking import Tracker
 from raise_mdit.trial_sentences import trial_sentences
 
 
@@ -64,7 +52,7 @@ class Outcome:
     """What else to know at first sight, in sentences."""
 
 
-def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcome:
+def run(config: ExperimentConfig, directory: Path, progress: Progress, *, jobs: int = 1) -> Outcome:
     """Run an experiment, or go on with one that was stopped.
 
     Args:
@@ -72,6 +60,8 @@ def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcom
         directory: An empty folder, or that of a run of the same experiment that is unfinished or
             has fewer policies or seeds.
         progress: Told of long work.
+        jobs: Arms at a time. More than one are run in processes of their own, which share the
+            cores; the last digits of their sums can depend on how many cores each has.
 
     Raises:
         UserError: Of any kind. What was finished before is in the directory, reported as
@@ -83,7 +73,7 @@ def run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcom
         )
     _make_directory(config, directory)
     with alone_in(directory):
-        return _run(config, directory, progress)
+        return _run(config, directory, progress, jobs)
 
 
 def rebuild_report(directory: Path) -> Path:
@@ -109,20 +99,17 @@ def conclude(directory: Path) -> tuple[PolicySummary, ...]:
     return _conclude(config, directory, finished)
 
 
-def _run(config: ExperimentConfig, directory: Path, progress: Progress) -> Outcome:
+def _run(config: ExperimentConfig, directory: Path, progress: Progress, jobs: int) -> Outcome:
     """The run, in a directory that nobody else writes to."""
     write_text(directory / "config.yaml", resolved_yaml(config))
     write_json(directory / "versions.json", versions())
     finished = {key: read_arm(folder) for key, folder in finished_folders(config, directory)}
     keep_metrics(directory / "metrics.jsonl", set(finished))
     summaries: tuple[PolicySummary, ...] = ()
-    tracker = _tracker(config, directory)
+    tracker = tracker_of(config, directory)
     try:
         if len(finished) < num_arms(config):
-            preparation = prepare(config, cache=cache_directory(), progress=progress)
-            preparation = check_transfers(preparation, progress=progress)
-            write_preparation(directory, preparation)
-            _run_arms(preparation, directory, finished, progress, tracker)
+            _run_arms(config, directory, finished, jobs=jobs, progress=progress, tracker=tracker)
     finally:
         if finished:
             summaries = _conclude(config, directory, finished)
@@ -148,39 +135,27 @@ def more_seeds(config: ExperimentConfig, count: int) -> ExperimentConfig:
 
 
 def _run_arms(
-    preparation: Preparation,
+    config: ExperimentConfig,
     directory: Path,
     finished: dict[tuple[str, int], Arm],
+    *,
+    jobs: int,
     progress: Progress,
     tracker: Tracker,
 ) -> None:
-    config = preparation.config
-    metrics = MetricsFile(directory / "metrics.jsonl")
-    recorder = Recorder(metrics, tracker)
-    seal = Seal(directory, preparation.test.items, by="run")
-    try:
-        for policy, seed in all_arms(config):
-            if (policy.label, seed) in finished:
-                continue
-            folder = arm_folder(directory, policy.label, seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            recorder.start(_tracked(config, policy, seed, folder))
-            arm = run_arm(
-                preparation,
-                policy,
-                seed,
-                recorder=recorder,
-                progress=progress,
-                directory=folder,
-                seal=seal,
-            )
-            recorder.summarise(summary_of(arm.result))
-            write_arm(preparation, folder, arm)
-            finished[policy.label, seed] = arm
-            recorder.finish()
-            progress.note(_finished_sentence(arm.result, len(finished), num_arms(config)))
-    finally:
-        metrics.close()
+    """Run what has not finished, and add it to what has."""
+    preparation = prepare_arms(config, progress=progress)
+    write_preparation(directory, preparation)
+    missing = [each for each in expected_arms(config) if each not in finished]
+    if min(jobs, len(missing)) == 1:
+        arms = run_arms(preparation, missing, directory, tracker=tracker, progress=progress)
+    else:
+        findings = findings_of(preparation)
+        del preparation  # its model takes memory that the processes need
+        arms = run_side_by_side(missing, directory, jobs=jobs, findings=findings, progress=progress)
+    for arm in arms:
+        finished[arm.result.policy, arm.result.seed] = arm
+        progress.note(_finished_sentence(arm.result, len(finished), num_arms(config)))
 
 
 def _finished_sentence(arm: ArmResult, number: int, of: int) -> str:
@@ -189,25 +164,6 @@ def _finished_sentence(arm: ArmResult, number: int, of: int) -> str:
     return (
         f"{number} of {of} arms: {arm.policy} s{arm.seed}, loss on reward-validation "
         f"{losses[0]:.3f} to {losses[-1]:.3f}, {minutes:.1f} min as if alone"
-    )
-
-
-def _tracker(config: ExperimentConfig, directory: Path) -> Tracker:
-    wandb = config.tracking.wandb
-    if wandb is None:
-        return NullTracker()
-    from raise_mdit.wandb_mirror.run_tracker import WandbTracker  # slow, for those who track
-
-    return WandbTracker(wandb, experiment=config.name, directory=directory, versions=versions())
-
-
-def _tracked(config: ExperimentConfig, policy: PolicyConfig, seed: int, folder: Path) -> TrackedRun:
-    return TrackedRun(
-        policy=policy.label,
-        kind=policy.kind,
-        seed=seed,
-        config=config.model_dump(mode="json"),
-        folder=folder,
     )
 
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
+
 from raise_mdit import __version__
 from raise_mdit.candidates import content_hash
 from raise_mdit.core import EncodedRow
@@ -20,6 +22,8 @@ from raise_mdit.runs import read_record, write_json
 
 OPENINGS_FILE = "sealed_test.json"
 FORMAT = "raise-mdit/sealed-test/1"
+_LOCK_FILE = ".sealed_test.lock"
+"""Held by an arm that adds its opening: arms of other processes do likewise."""
 
 Opener = Literal["run", "evaluate"]
 
@@ -63,6 +67,10 @@ class Seal:
         Raises:
             RunError: The run has opened another test before.
         """
+        with FileLock(self._directory / _LOCK_FILE):
+            self._note(policy, seed)
+
+    def _note(self, policy: str, seed: int) -> None:
         openings = read_openings(self._directory)
         path = self._directory / OPENINGS_FILE
         if openings and read_record(path, form=FORMAT)["items"] != self._digest:

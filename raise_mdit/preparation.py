@@ -192,13 +192,20 @@ class Preparation:
         return Cost(tokens=tokens, padded_tokens=tokens, flops=FULL_EPOCHS * flops)
 
 
-def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Preparation:
+def prepare(
+    config: ExperimentConfig,
+    *,
+    cache: Path,
+    progress: Progress,
+    rehearsal: Rehearsal | None = None,
+) -> Preparation:
     """Load, read, measure, synthesise and encode what an experiment needs.
 
     Args:
         config: The experiment.
         cache: Folder for converted models, measurements and outputs of frozen layers.
         progress: Told of long work.
+        rehearsal: Of the same experiment; None rehearses.
 
     Raises:
         UserError: Of any kind, for what cannot be had or does not fit together.
@@ -221,7 +228,8 @@ def prepare(config: ExperimentConfig, *, cache: Path, progress: Progress) -> Pre
         _strata(corpus),
         targets=_reward_targets(config, corpus),
     )
-    rehearsal = rehearse(config, tuning, training, items, progress)
+    if rehearsal is None:
+        rehearsal = rehearse(config, tuning, training, items, progress)
     return Preparation(
         config=config,
         pretrained=inputs.pretrained,

@@ -18,6 +18,7 @@ When all is done::
     sealed_test.json        when the test was opened, for which arm and by which command
     report.html             for people
     explanation-*.html      what picks of a learned policy were owed to, where it was asked for
+    .lock, .sealed_test.lock  held by who is at work, and by who opens the test; they hold nothing
 
 An arm is written when it finishes, so that a run that was stopped can be resumed and what it
 finished is usable.

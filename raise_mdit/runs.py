@@ -162,15 +162,14 @@ def read_description(
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one record a line, flushed as it is written."""
+    """`metrics.jsonl`: one record a line, each written whole, so that processes can share it."""
 
     def __init__(self, path: Path) -> None:
-        self._stream = path.open("a", encoding="utf-8")
+        self._stream = path.open("ab", buffering=0)
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append a record."""
-        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        self._stream.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
 
     def close(self) -> None:
         """Close the file."""

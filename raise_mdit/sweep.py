@@ -25,7 +25,13 @@ SWEEP_FORMAT = "raise-mdit/sweep/1"
 
 
 def run_sweep(
-    points: Sequence[Point], directory: Path, *, policy: str, progress: Progress, board: Board
+    points: Sequence[Point],
+    directory: Path,
+    *,
+    policy: str,
+    progress: Progress,
+    board: Board,
+    jobs: int = 1,
 ) -> tuple[PointResult, ...]:
     """Run every point, or go on with a sweep that was stopped.
 
@@ -35,6 +41,7 @@ def run_sweep(
         policy: Whose loss is minimised.
         progress: Told of long work.
         board: Told of every point.
+        jobs: Arms of a point at a time.
 
     Returns:
         The points from the lowest loss to the highest; one whose loss is not finite stands last.
@@ -49,7 +56,7 @@ def run_sweep(
     board.start(points[0].config)
     for point in points:
         progress.note(f"{point.name} of {len(points)}: {' '.join(changes(point.setting))}")
-        outcome = experiment.run(point.config, directory / point.name, progress)
+        outcome = experiment.run(point.config, directory / point.name, progress, jobs=jobs)
         results.append(_result(point, outcome.directory))
         board.add(results[-1])
         results.sort(key=lambda each: _rank(each.loss.mean))

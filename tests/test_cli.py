@@ -152,7 +152,7 @@ def test_an_outside_end_says_where_the_finished_part_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def failing(_config: Any, directory: Path, _progress: Any) -> None:
+    def failing(_config: Any, directory: Path, _progress: Any, **_options: Any) -> None:
         directory.mkdir()
         (directory / "results.json").touch()
         raise fault
@@ -174,7 +174,9 @@ def test_a_run_that_has_all_says_that_nothing_is_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Two policies with one seed."""
-    monkeypatch.setattr(experiment, "run", lambda _config, directory, _: Outcome(directory, ()))
+    monkeypatch.setattr(
+        experiment, "run", lambda _config, directory, *_, **__: Outcome(directory, ())
+    )
     for label in ("base", "random")[:finished]:
         folder = arm_folder(Path("here"), label, 0)
         folder.mkdir(parents=True)
@@ -187,7 +189,7 @@ def test_a_run_that_has_all_says_that_nothing_is_run(
 
 
 def test_our_own_fault_is_not_hidden(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_args: Any) -> None:
+    def failing(*_args: Any, **_options: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(experiment, "run", failing)

@@ -234,6 +234,7 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
 
     assert files == {
         ".lock",
+        ".sealed_test.lock",
         "arms",
         "basis.safetensors",
         "config.yaml",

@@ -209,7 +209,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 costs={},
             )
 
-        def run(config: ExperimentConfig, directory: Path, _progress: object) -> Any:
+        def run(config: ExperimentConfig, directory: Path, _progress: object, jobs: int) -> Any:
             directory.mkdir(parents=True, exist_ok=True)
             results = [arm(config, seed) for seed in config.seeds]
             write_text(directory / "results.json", to_json(results))

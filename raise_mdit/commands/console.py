@@ -17,6 +17,16 @@ ExperimentFile = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Experiment YAML, such as experiments/quickstart.yaml."),
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Arms at a time (an arm is a policy with a seed), each in a process of its own with "
+        "its share of the cores and a model of its own in memory. More get done in the same time, "
+        "for steps are too small to keep many cores busy; seconds in the ledger grow.",
+    ),
+]
 RunDirectory = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/quickstart/….")
 ]

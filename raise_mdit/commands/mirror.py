@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from raise_mdit.commands.console import RunDirectory, err, out
+from raise_mdit.commands.console import Jobs, RunDirectory, err, out
 from raise_mdit.errors import ConfigError
 from raise_mdit.experiment_file import load_experiment
 from raise_mdit.runs import new_run_directory
@@ -52,6 +52,7 @@ def sweep(
             "stopped is gone on with.",
         ),
     ] = None,
+    jobs: Jobs = 1,
 ) -> None:
     """Search for settings of one policy: run it at each point of the file's `sweep` section.
 
@@ -82,6 +83,7 @@ def sweep(
             policy=section.policy,
             progress=progress,
             board=_board(config, section, directory),
+            jobs=jobs,
         )
     finally:
         progress.finish()

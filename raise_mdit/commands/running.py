@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from raise_mdit.commands.console import ExperimentFile, Overrides, RunDirectory, err, out
+from raise_mdit.commands.console import ExperimentFile, Jobs, Overrides, RunDirectory, err, out
 from raise_mdit.commands.own_parts import check_own_parts
 from raise_mdit.errors import ConfigError, UserError
 from raise_mdit.experiment_file import load_with_places
@@ -55,6 +55,7 @@ def run(
             help="With RUN_DIR: add N seeds to that run, and compare policies over all.",
         ),
     ] = None,
+    jobs: Jobs = 1,
 ) -> None:
     """Run an experiment: every policy with every seed, then the comparison.
 
@@ -75,7 +76,7 @@ def run(
     progress = progress_for(err)
     outcome, before = None, _written(directory / "results.json")
     try:
-        outcome = experiment.run(config, directory, progress)
+        outcome = experiment.run(config, directory, progress, jobs=jobs)
     finally:
         progress.finish()
         if outcome is None and _written(directory / "results.json") != before:
