@@ -19,7 +19,7 @@ from raise_mdit.decisions import DECISIONS_FILE, DecisionLog, write_decisions
 from raise_mdit.errors import DataError
 from raise_mdit.held_out import HeldOutData, measure
 from raise_mdit.learners.trained_weights import WEIGHTS_FILE, write_weights
-from raise_mdit.ledger import MONITORING, Ledger, Purpose
+from raise_mdit.ledger import FINAL_EVALUATION, MONITORING, Ledger, Purpose
 from raise_mdit.openings import Seal
 from raise_mdit.policy_config import (
     CustomPolicyConfig,
@@ -250,7 +250,7 @@ class _Running:
         selection, test = self.measure(data.model_selection, MONITORING), None
         if data.config.evaluation.open_test == "run":
             self.seal.open(self.policy.label, self.seed)
-            test = self.measure(data.test, "final_evaluation")
+            test = self.measure(data.test, FINAL_EVALUATION)
         elif self.policy.picks:
             model = data.pretrained.model
             write_weights(self.directory / WEIGHTS_FILE, model, base_digest=data.pretrained.digest)

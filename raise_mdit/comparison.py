@@ -24,7 +24,6 @@ from raise_mdit.results import (
     HeldOutSplit,
     by_policy,
     compared_split,
-    total,
 )
 from raise_mdit.statistics import Interval
 
@@ -73,7 +72,7 @@ class PolicySummary:
     tokens: float
     """Mean tokens of the final fine-tuning, without padding."""
     compute: Cost
-    """Mean over seeds of what the arm cost, see :func:`raise_mdit.results.total`."""
+    """Mean over seeds of :meth:`raise_mdit.results.ArmResult.cost_compared_on` the split."""
     verdict: Verdict
     """Against random; `reference` is random itself, `not compared` who has no seed in common."""
 
@@ -322,7 +321,7 @@ def _summary(
         stopped_seeds=tuple(arm.seed for arm in arms if arm.status == "non_finite_loss"),
         steps=fmean(arm.steps for arm in arms),
         tokens=fmean(arm.tokens for arm in arms),
-        compute=_mean_cost([total(arm.costs) for arm in arms]),
+        compute=_mean_cost([arm.cost_compared_on(split) for arm in arms]),
         verdict="reference" if is_reference else verdict,
     )
 

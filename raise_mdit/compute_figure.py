@@ -12,7 +12,7 @@ from raise_mdit.comparison import PolicySummary, compared_losses
 from raise_mdit.plots import drawn, empty_figure, scale_x, short_name, whiskers
 from raise_mdit.prominence import level
 from raise_mdit.report_words import TFLOP, compared_axis, tflop
-from raise_mdit.results import ArmResult, total
+from raise_mdit.results import ArmResult
 
 FRONT_COLOUR = "#8794a3"
 
@@ -33,7 +33,7 @@ def loss_by_compute(
     for summary in shown:
         mine = [arm for arm in arms if arm.policy == summary.policy]
         figure.add_scatter(
-            x=[total(arm.costs).flops / TFLOP for arm in mine],
+            x=[arm.cost_compared_on(summary.split).flops / TFLOP for arm in mine],
             y=[drawn(by_arm[arm.policy, arm.seed]) for arm in mine],
             marker={"color": colours[summary.policy], "size": 6, "opacity": 0.45},
             mode="markers",

@@ -14,6 +14,7 @@ from raise_mdit.held_out import held_out_split, measure
 from raise_mdit.inputs import load_inputs
 from raise_mdit.learners.trained_weights import WEIGHTS_FILE, read_weights
 from raise_mdit.learners.trunk_store import TrunkStore
+from raise_mdit.ledger import FINAL_EVALUATION
 from raise_mdit.openings import Seal, read_openings
 from raise_mdit.progress import Progress
 from raise_mdit.results import ArmResult, read_results, to_json
@@ -69,7 +70,7 @@ def _evaluate(
         seal.open(arm.policy, arm.seed)
         measured = measure(test, tuning.learner)
         costs = {**arm.costs}
-        costs["final_evaluation"] = costs["final_evaluation"].plus(measured.cost)
+        costs[FINAL_EVALUATION] = costs[FINAL_EVALUATION].plus(measured.cost)
         tested = replace(arm, test=measured.held_out, costs=costs)
         write_text(folder / "result.json", to_json([tested]))
         progress.advance(loss=measured.held_out.loss)

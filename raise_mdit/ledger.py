@@ -35,6 +35,9 @@ those that it needed first."""
 MONITORING: Purpose = "monitoring"
 """Kept, but no part of what a policy costs: it would choose the same without."""
 
+FINAL_EVALUATION: Purpose = "final_evaluation"
+"""The sealed test."""
+
 
 class Ledger:
     """Costs added up by purpose."""

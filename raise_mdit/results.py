@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
-from raise_mdit.ledger import MONITORING
+from raise_mdit.ledger import FINAL_EVALUATION, MONITORING
 
 RESULTS_FORMAT = 4
 """Raised when an older program could not read results any more."""
@@ -110,6 +110,15 @@ class ArmResult:
     def held_out(self, split: HeldOutSplit) -> HeldOut | None:
         """What it reached on a split."""
         return self.test if split == "test" else self.model_selection
+
+    def cost_compared_on(self, split: HeldOutSplit) -> Cost:
+        """Of everything that was needed; of its test only where policies are compared on that.
+
+        While they are compared on model-selection data some arms may have had their test and others
+        not: costs with it and without would not compare.
+        """
+        without = () if split == "test" else (FINAL_EVALUATION,)
+        return total({name: cost for name, cost in self.costs.items() if name not in without})
 
 
 def total(costs: Mapping[str, Cost]) -> Cost:

@@ -208,6 +208,21 @@ def test_one_sealed_test_keeps_all_arms_from_being_compared_on_it() -> None:
     assert [each.loss.mean for each in summaries] == pytest.approx([2.0, 1.1])
 
 
+def test_a_test_that_nobody_is_compared_on_is_no_part_of_what_policies_cost() -> None:
+    """After seeds were added to a run that was evaluated, arms with and without their test meet."""
+    tested, own = (
+        {"final_evaluation": Cost(1, 1, 7.0, 1.0)},
+        {"final_training": Cost(5, 5, 5.0, 5.0)},
+    )
+    first = [arm("ppo", 0, 1.0, model_selection=held_out(1.0), costs={**own, **tested})]
+    added = [arm("ppo", 1, 1.0, test=None, model_selection=held_out(1.2), costs=own)]
+
+    (before,), (after,) = summarise(first), summarise([*first, *added])
+
+    assert (before.split, before.compute.flops) == ("test", 12.0)
+    assert (after.split, after.compute.flops) == ("model_selection", 5.0)
+
+
 def test_without_any_held_out_data_there_is_nothing_to_compare() -> None:
     assert summarise(arms("random", 1.0, 2.0, test=None)) == ()
     assert summarise([]) == ()
