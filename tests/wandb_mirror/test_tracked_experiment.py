@@ -33,7 +33,9 @@ YAML = small_experiment(
 )
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_an_experiment_is_mirrored_as_it_goes(
+    jobs: int,
     server: StandIn,
     tmp_path: Path,
     furnish: Callable[[Path, str], Path],
@@ -43,7 +45,7 @@ def test_an_experiment_is_mirrored_as_it_goes(
     config = load_experiment(furnish(tmp_path, YAML) / "small.yaml")
     directory = tmp_path / "run"
 
-    experiment.run(config, directory, Silent())
+    experiment.run(config, directory, Silent(), jobs=jobs)
 
     results = arms_from_json((directory / "results.json").read_text())
     for result in results:
