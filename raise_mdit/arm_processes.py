@@ -73,6 +73,7 @@ def run_side_by_side(
                 yield read_arm(arm_folder(directory, *done))
         for worker in workers:
             worker.process.join()  # what it still has to send is sent
+        progress.finish()
     finally:
         for worker in workers:
             worker.process.terminate()
