@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from raise_mdit.rankings.difficulty import HINDERED
 from raise_mdit.rankings.order import ranks_in
 
+ROUNDING = 1e-5
+"""Share of a distance that is no difference; errors in single precision are about 1e-6."""
+
 
 def by_k_center(
     embeddings_NH: NDArray[np.float32], *, num_ranked: int, seed_row: int
@@ -40,7 +43,7 @@ def by_k_center(
         from_row_N = squares_N + squares_N[row] - 2 * (embeddings_NH @ embeddings_NH[row])
         np.minimum(nearest_N, from_row_N, out=nearest_N)
         nearest_N[row] = -np.inf  # never again, though a duplicate be at distance 0
-        row = int(np.argmax(nearest_N))
+        row = _first_of_the_largest(nearest_N)
     others = np.argsort(-nearest_N, kind="stable")[: len(embeddings_NH) - len(chosen)]
     return ranks_in(np.concatenate([chosen, others]))
 
@@ -48,7 +51,7 @@ def by_k_center(
 def most_central(embeddings_NH: NDArray[np.float32]) -> int:
     """Row of the candidate nearest to the mean, the first of several."""
     mean_H = embeddings_NH.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return int(np.argmin(_squared_lengths(embeddings_NH) - 2 * (embeddings_NH @ mean_H)))
+    return _first_of_the_largest(2 * (embeddings_NH @ mean_H) - _squared_lengths(embeddings_NH))
 
 
 def deita_quality(
@@ -100,6 +103,16 @@ def by_quality_and_diversity(
         later = slice(place + 1, None)
         too_near_N[later] |= sorted_NH[later] @ sorted_NH[place] > threshold
     return ranks_in(np.concatenate([order_N[taken_N], order_N[~taken_N]]))
+
+
+def _first_of_the_largest(values_N: NDArray[np.float32]) -> int:
+    """The first row whose value is the largest but for rounding.
+
+    A mosaic of one example has the embedding of that example, and where a row stands decides its
+    last digits in a product, differently on another number of threads.
+    """
+    largest = values_N.max()
+    return int(np.argmax(values_N >= largest - ROUNDING * np.abs(largest)))
 
 
 def _squared_lengths(embeddings_NH: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,6 +17,9 @@ CHUNK = 256
 the same candidates: with 200 such and 50,000 x 576 candidates, place by place took 26 s on one core
 and this takes 4 s, of which 3 s are sorting."""
 
+DECIMALS = 9
+"""Of similarities, whose errors in double precision are below 1e-14."""
+
 
 def nearest_first(
     candidates: NDArray[np.float32], targets: NDArray[np.float32]
@@ -30,7 +33,12 @@ def nearest_first(
         candidates: [N, H] unit embeddings.
         targets: [Q, H] unit embeddings of the target data.
     """
-    orders_QN = np.argsort(-(targets @ candidates.T), axis=1, kind="stable")
+    # A mosaic of one example has the embedding of that example, and where a row stands decides its
+    # last digits in a product: rounded, ties are ties, on any number of threads.
+    similarities_QN = np.round(
+        targets.astype(np.float64) @ candidates.astype(np.float64).T, DECIMALS
+    )
+    orders_QN = np.argsort(-similarities_QN, axis=1, kind="stable")
     ranks_N = np.full(len(candidates), -1, np.int64)
     places_Q = np.zeros(len(targets), np.int64)
     for rank in range(len(candidates)):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from raise_mdit.features import unit_rows
 from raise_mdit.rankings.diversity import (
     by_k_center,
     by_quality_and_diversity,
@@ -72,6 +73,20 @@ def test_k_center_is_within_twice_the_best_radius(seed: int, num_centers: int) -
     subsets = itertools.combinations(range(9), num_centers)
     best = min(radius(points, list(subset)) for subset in subsets)
     assert radius(points, np.flatnonzero(ranks < num_centers).tolist()) <= 2 * best
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_of_candidates_that_are_alike_the_first_is_a_center(seed: int) -> None:
+    """As a mosaic of one example and that example are, whose products differ in the last digits."""
+    rng = np.random.default_rng(seed)
+    different = unit_rows(rng.normal(size=(200, 16)).astype(np.float32))
+    embeddings = np.tile(different, (3, 1))[:-1]
+
+    center = most_central(embeddings)
+    ranks = by_k_center(embeddings, num_ranked=100, seed_row=center)
+
+    assert center < 200
+    assert (np.argsort(ranks)[:100] < 200).all()
 
 
 def test_more_centers_than_candidates_rank_all_greedily() -> None:

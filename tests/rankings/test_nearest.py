@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from raise_mdit.features import unit_rows
 from raise_mdit.rankings import nearest
 from raise_mdit.rankings.nearest import by_less, nearest_first
 
@@ -43,6 +44,18 @@ def test_targets_take_turns_at_the_nearest_candidate_left(
     found = nearest_first(np.array(candidates, np.float32), np.array(targets, np.float32))
 
     assert found.tolist() == round_robin(candidates, targets)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_candidates_that_are_alike_rank_by_row_wherever_they_stand(seed: int) -> None:
+    """As a mosaic of one example and that example are, whose products differ in the last digits."""
+    rng = np.random.default_rng(seed)
+    different = unit_rows(rng.normal(size=(40, 64)).astype(np.float32))
+    candidates = np.tile(different, (3, 1))[:-1]
+
+    ranks = nearest_first(candidates, unit_rows(rng.normal(size=(5, 64)).astype(np.float32)))
+
+    assert all((np.diff(ranks[row::40]) > 0).all() for row in range(40))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])
