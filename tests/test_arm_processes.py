@@ -207,6 +207,15 @@ def test_a_process_that_cannot_go_on_ends_the_run_which_keeps_what_has_finished(
     assert {arm.policy for arm in arms_of(folder / name)} <= {"base", "random"}
 
 
+@pytest.fixture
+def heeding_interrupts() -> Iterator[None]:
+    """Programs that are started heed SIGINT, though who runs the tests, a shell's job, may not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_interrupts")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_one_that_started_it(
     folder: Path, side_by_side: Listener, ending: signal.Signals

@@ -830,7 +830,7 @@ def test_learners_that_step_together_are_charged_what_each_would_be_alone(
     expected = Cost()
     for index in (0, 1):
         alone = build_learner(
-            copy.deepcopy(untuned), prepared.config.learner, precision="float32", seed=0
+            copy.deepcopy(untuned), prepared.config.learner, precision=prepared.precision, seed=0
         )
         for batches in given:
             expected = expected.plus(alone.update(batches[index], progress=0.0).cost)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import wandb
+from filelock import FileLock
 
 from raise_mdit.config import WandbConfig
 from raise_mdit.item_differences import values_by_item
@@ -42,6 +43,9 @@ from raise_mdit.wandb_mirror.stages import (
     send_shared,
 )
 from raise_mdit.wandb_mirror.tables import pick_records
+
+_LOCK_FILE = ".shared.lock"
+"""Held while what all arms share is sent: arms of other processes send the same."""
 
 
 class WandbTracker:
@@ -178,7 +182,8 @@ class WandbTracker:
 
     def _send_files(self, run: wandb.Run) -> None:
         if not self._sent_shared:
-            send_shared(self._config, self._experiment, self._directory)
+            with FileLock(self._directory / _LOCK_FILE):
+                send_shared(self._config, self._experiment, self._directory)
             self._sent_shared = True
         send_arm_files(run, self._folder, experiment=self._experiment)
 

@@ -19,14 +19,20 @@ import wandb
 
 # The client raises these two through its public calls, and exports neither.
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError
+from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
 from raise_mdit.config import WandbConfig
 from raise_mdit.errors import RunError
 from raise_mdit.runs import read_record, write_json
 from raise_mdit.tracking import METRICS, STEP_AXES
 
-SERVICE_FAULTS = (wandb.Error, WandbApiFailedError, HandleAbandonedError, TimeoutError)
+SERVICE_FAULTS = (
+    wandb.Error,
+    WandbApiFailedError,
+    HandleAbandonedError,
+    ServerResponseError,  # of the client's own process, such as that a run is open in another
+    TimeoutError,
+)
 
 PROBE_TIMEOUT = 5.0
 """Seconds that a server may take to answer anything at all, where nothing waits for it but us."""
