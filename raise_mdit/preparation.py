@@ -32,6 +32,7 @@ from raise_mdit.features import (
     in_basis,
 )
 from raise_mdit.held_out import HeldOutData, held_out_split
+from raise_mdit.inputs import Inputs
 from raise_mdit.knowledge import Knowledge
 from raise_mdit.learners.forward import Precision
 from raise_mdit.learners.pretrained import Pretrained
@@ -249,13 +250,20 @@ def prepare(
         rehearsal=rehearsal,
         synthesis_cost=built.synthesis_cost,
         cache=cache,
-        notes=(
-            *corpus.notes,
-            *candidates.notes,
-            _arithmetic(config, inputs.pretrained, inputs.precision),
-            *_balance_notes(config, corpus),
-            *rehearsal.notes,
-        ),
+        notes=_notes(config, inputs, candidates, rehearsal),
+    )
+
+
+def _notes(
+    config: ExperimentConfig, inputs: Inputs, candidates: CandidatePool, rehearsal: Rehearsal
+) -> tuple[str, ...]:
+    """What was read, left out and made, in sentences."""
+    return (
+        *inputs.corpus.notes,
+        *candidates.notes,
+        _arithmetic(config, inputs.pretrained, inputs.precision),
+        *_balance_notes(config, inputs.corpus),
+        *rehearsal.notes,
     )
 
 

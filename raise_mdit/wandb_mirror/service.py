@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import wandb
 
-# The client raises these two through its public calls, and exports neither.
+# The client raises these through its public calls, and exports none.
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
