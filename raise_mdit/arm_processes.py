@@ -63,14 +63,10 @@ def run_side_by_side(
         while busy := [worker for worker in workers if worker.arm is not None]:
             wait([worker.connection for worker in busy])
             for worker in busy:
-                if not worker.connection.poll():
-                    continue
-                done = worker.heed(progress)
-                if done is None:
-                    continue
-                worker.begin(waiting)
-                progress.advance()
-                yield read_arm(arm_folder(directory, *done))
+                if worker.connection.poll() and (done := worker.heed(progress)) is not None:
+                    worker.begin(waiting)
+                    progress.advance()
+                    yield read_arm(arm_folder(directory, *done))
         for worker in workers:
             worker.process.join()  # what it still has to send is sent
         progress.finish()

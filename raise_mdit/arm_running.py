@@ -95,7 +95,7 @@ def run_arms(
     try:
         for label, seed in arms:
             policy = policies[label]
-            folder = arm_folder(directory, policy.label, seed)
+            folder = arm_folder(directory, label, seed)
             folder.mkdir(parents=True, exist_ok=True)
             recorder.start(_tracked(preparation.config, policy, seed, folder))
             arm = run_arm(

@@ -18,7 +18,8 @@ When all is done::
     sealed_test.json        when the test was opened, for which arm and by which command
     report.html             for people
     explanation-*.html      what picks of a learned policy were owed to, where it was asked for
-    .lock, .sealed_test.lock  held by who is at work, and by who opens the test; they hold nothing
+    .lock                   held by who is at work; like .sealed_test.lock of who opens the test and
+                            .shared.lock of who sends what arms share to W&B, it holds nothing
 
 An arm is written when it finishes, so that a run that was stopped can be resumed and what it
 finished is usable.

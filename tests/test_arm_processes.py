@@ -5,7 +5,6 @@ Oracle: the same run by one process, to the last bit, for each computes with one
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.metric_records import timeless_records
 from helpers.small_experiment import small_experiment
 
 from raise_mdit import experiment
@@ -145,16 +145,10 @@ def without_seconds(arm: ArmResult) -> ArmResult:
 
 def metrics_of(directory: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
     """Records by arm, without what measures time."""
-    records: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for line in (directory / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        timeless = {
-            key: value
-            for key, value in record.items()
-            if not key.endswith("seconds") and key not in ("time/time_elapsed", "time/fps")
-        }
-        records.setdefault((record["policy"], record["seed"]), []).append(timeless)
-    return records
+    by_arm: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for record in timeless_records(directory):
+        by_arm.setdefault((record["policy"], record["seed"]), []).append(record)
+    return by_arm
 
 
 def test_several_processes_give_what_one_gives(folder: Path, side_by_side: Listener) -> None:

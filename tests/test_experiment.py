@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Dict
 from helpers.arm_results import opened
+from helpers.metric_records import timeless_records
 from helpers.small_experiment import small_experiment
 from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
@@ -138,19 +139,6 @@ def arm_of(prepared: Preparation, label: str, tmp_path: Path) -> ArmResult:
 def arms_of(directory: Path) -> dict[tuple[str, int], ArmResult]:
     arms = arms_from_json((directory / "results.json").read_text())
     return {(arm.policy, arm.seed): arm for arm in arms}
-
-
-def metrics_of(directory: Path) -> list[dict[str, Any]]:
-    """Records without what measures time."""
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [
-        {
-            key: value
-            for key, value in json.loads(line).items()
-            if not key.endswith("seconds") and key not in ("time/time_elapsed", "time/fps")
-        }
-        for line in lines
-    ]
 
 
 def flops_of(arm: ArmResult) -> dict[str, float]:
@@ -311,7 +299,7 @@ def test_the_same_file_twice_gives_the_same_metrics_at_the_same_cost(
 ) -> None:
     first, again = finished_once.directory, repeated.directory
 
-    assert metrics_of(again) == metrics_of(first)
+    assert timeless_records(again) == timeless_records(first)
     assert order_digest(read_schedule(again)) == order_digest(read_schedule(first))
     assert {arm: flops_of(result) for arm, result in arms_of(again).items()} == {
         arm: flops_of(result) for arm, result in arms_of(first).items()
@@ -343,7 +331,7 @@ def test_full_training_is_counted_by_hand(finished: Path, folder: Path) -> None:
 
 def test_two_seeds_differ(finished: Path) -> None:
     first, second = (
-        [record["tuning/loss"] for record in metrics_of(finished)
+        [record["tuning/loss"] for record in timeless_records(finished)
          if record["seed"] == seed and record["policy"] == "ppo" and "tuning/loss" in record]
         for seed in (0, 1)
     )  # fmt: skip
@@ -393,7 +381,7 @@ def test_a_run_killed_within_an_arm_resumes_to_the_same_result(
 
     run(folder, "stopped", *overrides)
 
-    assert metrics_of(folder / "stopped") == metrics_of(expected)
+    assert timeless_records(folder / "stopped") == timeless_records(expected)
     assert {k: opened(v).loss for k, v in arms_of(folder / "stopped").items()} == {
         k: opened(v).loss for k, v in arms_of(expected).items()
     }
@@ -512,7 +500,7 @@ def test_a_budget_in_tokens_ends_with_the_step_that_crosses_it(folder: Path) -> 
     for policy in ("random", "longest", "ppo"):
         records = [
             record["tuning/tokens"]
-            for record in metrics_of(directory)
+            for record in timeless_records(directory)
             if record["policy"] == policy and "tuning/tokens" in record
         ]
         assert records[-2] < 200 <= records[-1] == arms[policy, 0].tokens
@@ -692,7 +680,7 @@ def side_by_side(
 
 
 def test_two_processes_run_side_by_side(side_by_side: SideBySide) -> None:
-    assert metrics_of(side_by_side.there) == metrics_of(side_by_side.here)
+    assert timeless_records(side_by_side.there) == timeless_records(side_by_side.here)
 
 
 def test_another_model_describes_the_pool_from_the_command_line(side_by_side: SideBySide) -> None:
@@ -742,7 +730,7 @@ def test_rewards_are_charged_for_what_is_measured(shortened: Once, folder: Path)
 
 def test_a_policy_fine_tunes_with_rewards_as_it_learned_from(shortened: Once) -> None:
     gains = defaultdict(list)
-    for record in metrics_of(shortened.directory):
+    for record in timeless_records(shortened.directory):
         if record["seed"] == 0 and "reward/gain" in record:
             gains[record["policy"]].append(record["reward/gain"])
 
@@ -851,7 +839,8 @@ def test_fine_tunings_cut_off_by_tokens_leave_no_trace_in_the_next_seed(folder: 
     )
 
     ours, theirs = (
-        [record for record in metrics_of(each) if record["seed"] == 1] for each in (both, alone)
+        [record for record in timeless_records(each) if record["seed"] == 1]
+        for each in (both, alone)
     )
     assert ours == theirs
 
