@@ -55,9 +55,11 @@ def run_side_by_side(
     waiting = deque(arms)
     jobs = min(jobs, len(arms))
     threads = max(1, torch.get_num_threads() // jobs)
-    workers = [_Worker(directory, threads, findings) for _ in range(jobs)]
+    workers: list[_Worker] = []
     progress.start(f"arms, {jobs} at a time", len(arms))
     try:
+        # Each is listed when it has started, and is ended should the next one not start.
+        workers.extend(_Worker(directory, threads, findings) for _ in range(jobs))
         for worker in workers:
             worker.begin(waiting)
         while busy := [worker for worker in workers if worker.arm is not None]:

@@ -5,6 +5,7 @@ Oracle: the same run by one process, to the last bit, for each computes with one
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,25 @@ def test_a_process_that_cannot_go_on_ends_the_run_which_keeps_what_has_finished(
         run(folder, name, OWN % name, "seeds=[0]", jobs=2)
 
     assert {arm.policy for arm in arms_of(folder / name)} <= {"base", "random"}
+
+
+def test_a_process_that_cannot_be_started_ends_those_that_were(
+    folder: Path, side_by_side: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = SpawnProcess.start
+    started: list[SpawnProcess] = []
+
+    def start_one(process: SpawnProcess) -> None:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "no more processes")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", start_one)
+    with pytest.raises(BlockingIOError, match="no more processes"):
+        run(folder, "too many", jobs=2)
+
+    assert [process.exitcode for process in started] == [-signal.SIGTERM]
 
 
 @pytest.fixture
