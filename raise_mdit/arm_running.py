@@ -22,6 +22,7 @@ from raise_mdit.rehearsal import Rehearsal
 from raise_mdit.run_directory import versions, write_arm
 from raise_mdit.runs import MetricsFile, arm_folder, cache_directory
 from raise_mdit.tracking import NullTracker, TrackedRun, Tracker
+from raise_mdit.unused_candidates import check_unused_suffice
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ def prepare_arms(
     cache = cache_directory()
     if findings is None:
         preparation = prepare(config, cache=cache, progress=progress)
+        check_unused_suffice(preparation)
         return check_transfers(preparation, progress=progress)
     preparation = prepare(config, cache=cache, progress=progress, rehearsal=findings.rehearsal)
     return replace(

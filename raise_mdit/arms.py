@@ -35,11 +35,11 @@ from raise_mdit.policy_transfer import Transfer
 from raise_mdit.preparation import Preparation
 from raise_mdit.progress import Progress
 from raise_mdit.recording import Recorder
-from raise_mdit.renewal import num_learning_episodes
 from raise_mdit.results import ArmResult, HeldOut, total
 from raise_mdit.schedule import Pick
-from raise_mdit.selectors import allowed, fixed_selector, prior_of
+from raise_mdit.selectors import fixed_selector, prior_of
 from raise_mdit.streams import stream
+from raise_mdit.unused_candidates import WAY_OUT, rows_to_use_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,25 +336,17 @@ class _Running:
         return control
 
     def _check_unused_are_left(self, final: _Final) -> None:
-        """A budget in tokens shows only while it is spent that the pool is too small for it."""
-        if self.policy.most_uses != 1:
+        """A budget in tokens for which only some orders of the pool are too short."""
+        rows = rows_to_use_once(self.preparation, self.policy)
+        if rows is None:
             return
         batch_size = self.preparation.config.environment.batch_size
-        offered = self._num_offered()
-        if (len(final.batches) + 1) * batch_size > offered:
+        if (len(final.batches) + 1) * batch_size > len(rows):
             raise DataError(
                 f"environment.budget: {self.policy.label} never repeats a candidate, and the "
-                f"pool's {offered} are used up after {len(final.batches)} steps and "
-                f"{final.tokens[-1]} tokens; lower the budget or enlarge data.pool or pools"
+                f"pool's {len(rows):,} for it are used up after {len(final.batches)} steps and "
+                f"{final.tokens[-1]:,} tokens; {WAY_OUT}"
             )
-
-    def _num_offered(self) -> int:
-        """Candidates that the policy can pick when the final fine-tuning begins."""
-        training = self.preparation.training
-        final = num_learning_episodes(self.preparation.config)
-        rows = training.offered(training.generation(episode=final, step=0))
-        of_kinds = allowed(self.preparation, self.policy)
-        return len(rows) if of_kinds is None else int(of_kinds[rows].sum())
 
 
 def _step_record(final: _Final, info: Mapping[str, Any]) -> dict[str, float | int]:

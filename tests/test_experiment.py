@@ -506,9 +506,29 @@ def test_a_budget_in_tokens_ends_with_the_step_that_crosses_it(folder: Path) -> 
         assert records[-2] < 200 <= records[-1] == arms[policy, 0].tokens
 
 
-def test_a_token_budget_beyond_the_pool_is_the_users_mistake(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"random never repeats a candidate.*lower the budget"):
-        run(folder, "run", "pools={}", FEW, "environment.budget={tokens: 1000000}")
+def test_a_token_budget_beyond_the_pool_is_found_before_any_training(folder: Path) -> None:
+    overrides = ("pools={}", FEW, "environment.batch_size=3")
+    lengths = np.sort(prepared_from(folder, *overrides).pool.num_tokens)[::-1]
+    budget = f"environment.budget={{tokens: {1 + lengths[:39].sum()}}}"  # of 40, in steps of 3
+
+    with pytest.raises(
+        DataError,
+        match=r"random never repeats a candidate, and the pool's 40 for it are used up before "
+        r".* tokens; lower the budget",
+    ):
+        run(folder, "run", *overrides, budget)
+
+    assert not (folder / "run" / "metrics.jsonl").exists()
+
+
+def test_a_token_budget_beyond_the_order_of_a_policy_is_found_when_it_is_spent(
+    folder: Path,
+) -> None:
+    """Enough for the 39 longest, but the one that random picks leave is no shortest."""
+    overrides = ("pools={}", FEW, "environment.batch_size=3", "seeds=[0]")
+    lengths = np.sort(prepared_from(folder, *overrides).pool.num_tokens)[::-1]
+    with pytest.raises(DataError, match="are used up after 13 steps and"):
+        run(folder, "run", *overrides, f"environment.budget={{tokens: {lengths[:39].sum()}}}")
 
 
 def test_a_step_budget_beyond_the_rows_that_were_read_is_found_before_any_training(

@@ -213,13 +213,21 @@ def test_random_originals_pay_for_no_synthesis(folder: Path) -> None:
     )
 
 
-def test_a_kind_that_is_used_up_ends_the_run_with_a_message(folder: Path) -> None:
-    with pytest.raises(DataError, match="own never repeats a candidate, and the pool's 3 are used"):
+def test_kinds_too_few_for_the_budget_are_found_before_any_training(folder: Path) -> None:
+    own = "{kind: random, name: own, kinds: [mdit]}"
+    with pytest.raises(DataError, match="never repeats a candidate") as refused:
         run(
             folder,
             "pools={mdit: {ratio: 0.075, clusters: 2}}",
-            "policies=[{kind: base}, {kind: random, name: own, kinds: [mdit]}]",
+            f"policies=[{{kind: base}}, {{kind: random}}, {own}, {{kind: mdit_only}}]",
         )
+
+    assert str(refused.value).splitlines() == [
+        f"environment.budget: {name} never repeats a candidate, and the pool's 3 for it are used "
+        "up before 3 steps of 2; lower the budget or enlarge data.pool or pools"
+        for name in ("own", "mdit_only")
+    ]
+    assert not list(folder.rglob("metrics.jsonl"))
 
 
 def test_candidates_of_the_users_making_are_trained_on_and_exported(folder: Path) -> None:
