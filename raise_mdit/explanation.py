@@ -169,7 +169,11 @@ def explain(
         picks=tuple(picks),
         attributions=attributions,
         counts=_counts(taken),
-        notes=(*trial_sentences([result]), *_replayed(result), *arms.notes),
+        notes=(
+            *trial_sentences([result], beside=[read_result(each) for each in arms.finished]),
+            *_replayed(result),
+            *arms.notes,
+        ),
     )
 
 
@@ -185,6 +189,9 @@ class _Arms:
     def __init__(self, directory: Path, config: ExperimentConfig) -> None:
         self._directory = directory
         self._folders: dict[str, dict[int, Path]] = {}
+        self._reasons: dict[str, str] = {}
+        self.finished: list[Path] = []
+        """Folders of all, also of those that cannot be explained."""
         scorers = [each for each in config.policies if isinstance(each, ScorerSection)]
         self._elsewhere = {
             each.label: each.from_run
@@ -198,14 +205,13 @@ class _Arms:
                 folder = arm_folder(directory, policy.label, seed)
                 if not (folder / "result.json").is_file():
                     continue
-                if not (folder / DECISIONS_FILE).is_file():
-                    arms = left_out.setdefault(_why_without_decisions(policy), {})
-                    arms.setdefault(policy.label, []).append(seed)
-                elif not holds_scorer(folder / POLICY_FILE):
-                    arms = left_out.setdefault("their weights are of another kind of policy", {})
-                    arms.setdefault(policy.label, []).append(seed)
-                else:
+                self.finished.append(folder)
+                reason = _why_not(policy, folder)
+                if reason is None:
                     self._folders.setdefault(policy.label, {})[seed] = folder
+                else:
+                    self._reasons[policy.label] = reason
+                    left_out.setdefault(reason, {}).setdefault(policy.label, []).append(seed)
         self.notes = tuple(
             f"Left out, as {reason}: {arms_in_words(arms)}." for reason, arms in left_out.items()
         )
@@ -227,10 +233,12 @@ class _Arms:
         if policy is None:
             policy = next(iter(self._folders))
         if policy not in self._folders:
-            raise RunError(
-                f"--policy {policy!r}: not among those that can be explained, "
-                f"{', '.join(self._folders)}.{nearest(policy, self._folders)}"
-            )
+            can_be = f"those that can be explained: {', '.join(self._folders)}"
+            if policy in self._reasons:
+                reason = self._reasons[policy]
+                raise RunError(f"--policy {policy!r}: left out, as {reason}; {can_be}")
+            near = nearest(policy, [*self._folders, *self._reasons])
+            raise RunError(f"--policy {policy!r}: no finished policy of this run; {can_be}.{near}")
         seeds = self._folders[policy]
         if seed is None:
             seed = min(seeds)
@@ -252,6 +260,15 @@ def _replayed(result: ArmResult) -> Iterator[str]:
             f"{result.policy} played that again as it was (`final: best`): scores are those of the "
             "policy that was kept, for picks that another one, or a ranking, made."
         )
+
+
+def _why_not(policy: PolicyConfig, folder: Path) -> str | None:
+    """Why a finished arm cannot be explained; None where it can."""
+    if not (folder / DECISIONS_FILE).is_file():
+        return _why_without_decisions(policy)
+    if not holds_scorer(folder / POLICY_FILE):
+        return "their weights are of another kind of policy"
+    return None
 
 
 def _why_without_decisions(policy: PolicyConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -34,7 +35,7 @@ from raise_mdit.explanation_tables import picks_table
 from raise_mdit.features import FeatureTable
 from raise_mdit.pool import Pool
 from raise_mdit.progress import Silent
-from raise_mdit.results import ArmResult, to_json
+from raise_mdit.results import ArmResult, RankingTrial, read_result, to_json
 from raise_mdit.runs import write_text
 from raise_mdit.schedule import Pick, write_schedule
 
@@ -381,7 +382,12 @@ def test_thirds_hold_every_step_once(num_steps: int) -> None:
     ("asked", "message"),
     [
         ({"policy": "pp0"}, r"--policy 'pp0': .* ppo\. Did you mean 'ppo'\?"),
-        ({"policy": "random"}, "--policy 'random': not among those that can be explained, ppo"),
+        ({"policy": "rand"}, r"'rand': no finished policy of this run; .* Did you mean 'random'\?"),
+        ({"policy": "second"}, "--policy 'second': no finished policy of this run; those that can"),
+        (
+            {"policy": "random"},
+            "--policy 'random': left out, as they do not learn .*; those .* explained: ppo$",
+        ),
         ({"seed": 4}, "--seed 4: ppo has seeds 1, 3$"),
         ({"step": 5}, "--step 5: there are 0 to 4$"),
         ({"step": -1}, "--step -1: there are 0 to 4$"),
@@ -452,6 +458,19 @@ def test_weights_of_another_kind_of_policy_are_left_out(run: Run) -> None:
 
     assert found.result.seed == 3
     assert "Left out, as their weights are of another kind of policy: ppo s1." in found.notes
+
+
+def test_a_policy_of_the_run_that_it_began_as_is_not_said_to_be_missing(run: Run) -> None:
+    """What was tried is told; `random`, an arm of its own, stands for any ranking that was."""
+    trials = tuple(RankingTrial(ranking, 0.1) for ranking in ("random", "dsir"))
+    for folder, chosen in ((run.arm(), trials[:1]), (run.arm(seed=3), trials[1:])):
+        arm = dataclasses.replace(read_result(folder), trials=chosen)
+        write_text(folder / "result.json", to_json([arm], []))
+
+    known, missing = (explain(run.directory, progress=Silent(), seed=seed) for seed in (1, 3))
+
+    assert known.notes[0].endswith("began as random.")
+    assert missing.notes[0].endswith("No policy here is dsir: add it to see what learning adds.")
 
 
 def test_decisions_of_another_arm_are_refused(run: Run) -> None:
