@@ -20,7 +20,7 @@ from raise_mdit.config import ExperimentConfig
 from raise_mdit.errors import ConfigError, RunError, nearest, nearest_entry
 from raise_mdit.experiment_checks import consistency_faults
 from raise_mdit.folders import CONFIG_FILE, no_run_directory
-from raise_mdit.schema_faults import allowed_keys, schema_faults, shown, value_at
+from raise_mdit.schema_faults import allowed_keys, schema_faults, shown, takes_null, value_at
 from raise_mdit.yaml_document import Document, Fault, Location, Mark, UnreadableYaml, Value, parse
 
 AN_EXPERIMENT = (
@@ -78,7 +78,8 @@ def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConf
     Args:
         path: YAML file.
         overrides: ``key.path=value`` each, the value in YAML; entries of a list go by their
-            position, name or kind, as in ``policies.ppo.episodes=4``. Later ones win.
+            position, name or kind, as in ``policies.ppo.episodes=4``; null for a key that cannot be
+            null leaves it out. Later ones win.
 
     Raises:
         ConfigError: Naming every fault found, each with its place.
@@ -233,7 +234,10 @@ class _Overrides:
             return
         for fault in faults:
             self._blame(override, fault)
-        self._set(where, value)
+        if value is None and isinstance(where[-1], str) and not takes_null(self._root, where):
+            self._leave_out(where)
+        else:
+            self._set(where, value)
         self._origins[where] = override
 
     def _blame(self, override: str, message: str) -> None:
@@ -282,6 +286,12 @@ class _Overrides:
                         current[part] = value
                     current = current[part]
 
+    def _leave_out(self, where: Location) -> None:
+        """As if the key had not been written."""
+        section = value_at(self._root, where[:-1])
+        if isinstance(section, dict):
+            section.pop(str(where[-1]), None)
+
 
 class _Step(NamedTuple):
     """One part of an override's path and what remains of it."""
@@ -296,7 +306,7 @@ class UnknownPath(Exception):
 
 def _override_value(text: str) -> tuple[Value, list[str]]:
     if not text.strip():
-        return None, ["needs a value; write null for none"]
+        return None, ["needs a value; write null for none, or to leave the key out"]
     document = parse(text)
     return document.value, [fault.message for fault in document.faults]
 

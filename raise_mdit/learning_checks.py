@@ -292,7 +292,8 @@ def _without_effect(config: ExperimentConfig) -> Iterator[Fault]:
     }
     for key in (key for key, is_used in used.items() if not is_used):
         if key in config.model_fields_set and getattr(config, key) is not None:
-            yield Fault((key,), "has no effect: no policy learns; add `- kind: ppo` or remove it")
+            message = "has no effect: no policy learns; add `- kind: ppo` or remove it"
+            yield Fault((key,), f"{message} (`--set {key}=null`)")
 
 
 def _reward(config: ExperimentConfig) -> Iterator[Fault]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -74,6 +75,16 @@ def allowed_keys(
     for annotation in _annotations_at(_Written(root, model), where):
         keys.update(dict.fromkeys(_keys_of(annotation)))
     return list(keys)
+
+
+def takes_null(root: Value, where: Location) -> bool:
+    """Whether null is a value of the key at ``where``, and not only a word for leaving it out.
+
+    Args:
+        root: An experiment, valid or not.
+        where: Of a key in it, written or not.
+    """
+    return NoneType in _annotations_at(_Written(root, ExperimentConfig), where)
 
 
 def written_fields(section: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raise_mdit.config import ExperimentConfig, TopLayersConfig
+from raise_mdit.config import ExperimentConfig, LearnerConfig, TopLayersConfig
 from raise_mdit.errors import ConfigError
 from raise_mdit.experiment_file import (
     OWN_OPTIONS,
@@ -524,6 +524,21 @@ def test_the_later_override_wins(path: Path) -> None:
     assert config.name == "b"
 
 
+def test_null_leaves_out_what_cannot_be_null(path: Path) -> None:
+    """Sections without which a file is sound are taken out of it, and keys have their defaults."""
+    without_ppo = "policies=[{kind: base}, {kind: random}]"
+    path.write_text(edited(("environment:", "reward: {items: 3}\nenvironment:"), ("1e-4", "3e-4")))
+    assert faults(path, [without_ppo])[0].endswith("or remove it (`--set reward=null`)")
+
+    config = load_experiment(path, [without_ppo, "reward=null", "learner.learning_rate=null"])
+
+    assert config.reward.items is None
+    assert "reward" not in config.model_fields_set
+    assert config.learner.learning_rate == LearnerConfig().learning_rate != 3e-4
+    assert load_experiment(path, ["pools.mosaic=null"]).pools.mosaic is None
+    assert load_experiment(path, ["reward.items=4", "reward.items=null"]).reward.items is None
+
+
 OVERRIDE_FAULTS = {
     "nme=x": "unknown key 'nme', allowed here: name, seeds, model, data, pools, features, ",
     "model.nme=x": "unknown key 'model.nme', allowed here: name, device, precision, max_length, "
@@ -536,7 +551,9 @@ OVERRIDE_FAULTS = {
     "name.first=x": "'name' holds no keys",
     "seeds": "should be key=value, such as seeds=[0,1]",
     "=1": "should be key=value",
-    "name=": "needs a value; write null for none",
+    "name=": "needs a value; write null for none, or to leave the key out",
+    "name=null": "name: is required but missing",
+    "policies.0=null": "policies.0: should be a section of keys, got null",
     "seeds=[0": "this bracket is not closed",
     "learner={learning_rate: 1, learning_rate: 2}": "is given twice",
     "environment.window=some": "environment.window: should be a whole number or 'pool', got",

@@ -35,7 +35,7 @@ FROZEN = (
     "needs every layer trained, as outputs of frozen layers are computed once; write 0, or "
     "trainable kind `full`, or `lora` with layers `all`"
 )
-NO_EFFECT = "has no effect: no policy learns; add `- kind: ppo` or remove it"
+NO_EFFECT = "has no effect: no policy learns; add `- kind: ppo` or remove it (`--set {}=null`)"
 
 
 def experiment(*, policy: Fields | None = None, **others: Any) -> Fields:  # any section
@@ -157,7 +157,9 @@ def test_noise_on_embeddings_needs_every_layer_trained(
 
 @pytest.mark.parametrize("sections", [{"proxy_learner": {}}, {"reward": {}}])
 def test_what_only_a_policy_that_learns_would_use_has_no_effect(sections: Fields) -> None:
-    assert faults(without_learning(**sections)) == [(key, NO_EFFECT) for key in sections]
+    assert faults(without_learning(**sections)) == [
+        (key, NO_EFFECT.format(key)) for key in sections
+    ]
 
 
 @pytest.mark.parametrize(
