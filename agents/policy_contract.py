@@ -8,7 +8,7 @@ Shapes: ``N`` candidates of the pool, ``F`` features, ``W`` slots of a window, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ def check_policy(
     *,
     num_candidates: int = 40,
     num_features: int = 6,
+    feature_names: Sequence[str] | None = None,
     window: int = 12,
     num_picks: int = 3,
     options: Mapping[str, Any] | None = None,
@@ -37,14 +38,17 @@ def check_policy(
 ) -> None:
     """Nothing, if a policy keeps its contract.
 
-    It is made and run twice, on two fine-tunings that are made up: windows with masked slots, and
-    the whole pool. Candidates that it picked come back as used, and one with `learn` is told of
-    gains. Global generators are left as they were.
+    It is made and run twice, on two fine-tunings that are made up: windows with masked slots, down
+    to as many candidates as it picks, and the whole pool. What stands in masked slots is as good
+    as what is offered, though in a run it is always row 0. Candidates that it picked come back as
+    used, and one with `learn` is told of gains. Global generators are left as they were.
 
     Args:
         policy: The class, called as a run calls it.
         num_candidates: N, above ``window``.
-        num_features: F.
+        num_features: F, where they have no names.
+        feature_names: F names, of a policy that looks for columns by theirs; None calls them
+            ``feature_0`` and so on.
         window: W, at least ``num_picks`` and 2 more.
         num_picks: k.
         options: Keyword arguments of the class, as in the experiment file.
@@ -54,7 +58,8 @@ def check_policy(
         PolicyError: With all faults; calls of `predict` are counted from 1.
     """
     assert num_picks + 2 <= window < num_candidates, "slots can be masked, and the pool is larger"
-    world = _World(num_candidates, num_features, window, num_picks, seed)
+    names = feature_names or [f"feature_{i}" for i in range(num_features)]
+    world = _World(num_candidates, tuple(names), window, num_picks, seed)
     with watched_generators() as touched:
         first, second = (_run(policy, world, options or {}) for _ in range(2))
         faults = [*first.faults, *touched()]
@@ -70,7 +75,7 @@ def made_observation(
     facts: PoolFacts,
     rows: NDArray[np.int64],
     *,
-    num_slots: int,
+    masked: NDArray[np.int64],
     picks: NDArray[np.int64],
     kinds: NDArray[np.int64],
     stage: tuple[float, float, float],
@@ -79,15 +84,14 @@ def made_observation(
 
     Args:
         facts: Of the pool.
-        rows: Pool rows on offer, at most ``num_slots``; slots beyond are masked and repeat row 0.
-        num_slots: W.
+        rows: Pool rows on offer, in the first slots.
+        masked: What stands in the slots beyond, which are masked; in a run row 0.
         picks: [N] how often each candidate was picked.
         kinds: [N] positions in :data:`raise_mdit.core.KINDS`.
         stage: Loss ratio, share of the budget spent, last reward.
     """
-    window = np.zeros(num_slots, np.int64)
-    window[: len(rows)] = rows
-    mask = np.zeros(num_slots, np.int8)
+    window = np.concatenate([rows, masked])
+    mask = np.zeros(len(window), np.int8)
     mask[: len(rows)] = 1
     of_kinds = np.bincount(kinds, weights=picks, minlength=len(KINDS)) / max(1, picks.sum())
     return {
@@ -103,7 +107,7 @@ class _World(NamedTuple):
     """What the two runs have in common."""
 
     num_candidates: int
-    num_features: int
+    feature_names: tuple[str, ...]
     window: int
     num_picks: int
     seed: int
@@ -112,9 +116,16 @@ class _World(NamedTuple):
     def facts(self) -> PoolFacts:
         """Of a pool that is drawn afresh each time, alike."""
         rng = np.random.default_rng([self.seed, 0])
-        features = rng.standard_normal((self.num_candidates, self.num_features), np.float32)
-        names = tuple(f"feature_{i}" for i in range(self.num_features))
-        return PoolFacts(features, names, np.arange(self.num_candidates) % NUM_GROUPS)
+        shape = (self.num_candidates, len(self.feature_names))
+        features = rng.standard_normal(shape, np.float32)
+        groups = np.arange(self.num_candidates) % NUM_GROUPS
+        return PoolFacts(features, self.feature_names, groups)
+
+    def num_offered(self, window: int, step: int) -> int:
+        """Slots that hold a candidate: all, or all but two, or no more than are picked."""
+        if window == self.num_candidates or step % 2 == 0:
+            return window
+        return window - 2 if step == 1 else self.num_picks
 
 
 class _Run(NamedTuple):
@@ -178,11 +189,12 @@ def _fine_tuning(
     picks = np.zeros(world.num_candidates, np.int64)
     gain = 0.0
     for step in range(NUM_STEPS):
-        num_offered = window - (2 if window < world.num_candidates and step % 2 else 0)
-        rows = rng.permutation(world.num_candidates)[:num_offered]
+        rows, masked = np.split(
+            rng.permutation(world.num_candidates)[:window], [world.num_offered(window, step)]
+        )
         stage = (1.0 - step / 10, step / NUM_STEPS, gain)
         observation = made_observation(
-            facts, rows, num_slots=window, picks=picks, kinds=kinds, stage=stage
+            facts, rows, masked=masked, picks=picks, kinds=kinds, stage=stage
         )
         call = f"call {num_calls + step + 1} of `predict`"
         action, faults = _step(policy, observation, world.num_picks, call, is_final=step % 2 == 0)

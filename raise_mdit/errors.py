@@ -38,11 +38,12 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     """A sentence that offers the closest allowed name, or nothing when none is close.
 
     Args:
-        given: What the user wrote.
+        given: What the user wrote, in small letters or capitals.
         allowed: The valid names.
     """
-    matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    names = {name.lower(): name for name in allowed}
+    matches = difflib.get_close_matches(given.lower(), list(names), n=1, cutoff=0.6)
+    return f" Did you mean {names[matches[0]]!r}?" if matches else ""
 
 
 def nearest_entry(path: Path) -> str:

@@ -39,6 +39,7 @@ from raise_mdit.policy_config import (
     ScorerSection,
 )
 from raise_mdit.progress import Progress
+from raise_mdit.ranking_config import RankedSection
 from raise_mdit.rescoring import RescoredStep, Rescorer
 from raise_mdit.results import ArmResult, read_result
 from raise_mdit.run_candidates import PARENTS, RunCandidates, asked, one_line
@@ -170,6 +171,7 @@ def explain(
         attributions=attributions,
         counts=_counts(taken),
         notes=(
+            *_began_as(config, result.policy),
             *trial_sentences([result], beside=[read_result(each) for each in arms.finished]),
             *_replayed(result),
             *arms.notes,
@@ -251,6 +253,21 @@ def _trained_elsewhere(label: str, source: str) -> str:
     """Why a transferred policy is not explained here, and where it is."""
     run = f"the run that {source} was exported from" if is_exported_policy(Path(source)) else source
     return f"{label} picks here without learning; it is explained where it was trained, in {run}"
+
+
+def _began_as(config: ExperimentConfig, label: str) -> Iterator[str]:
+    """What a policy began as, where the file says it; what was tried is told with its returns."""
+    (policy,) = (each for each in config.policies if each.label == label)
+    if not isinstance(policy, PpoConfig) or policy.prior is None:
+        return
+    match policy.prior.ranking:
+        case RankedSection() as ranking:
+            began = f"{ranking.in_words}: what is owed to `prior` is owed to that ranking"
+        case InfluenceConfig() as regression:
+            began = f"what influence had learned from {regression.episodes} fine-tunings"
+        case BestOfConfig():
+            return
+    yield f"{label} began as {began}."
 
 
 def _replayed(result: ArmResult) -> Iterator[str]:

@@ -226,7 +226,8 @@ def _episodes(policy: ScorerSection, where: Location) -> Iterator[Fault]:
     if episodes % group:
         below = episodes // group * group
         fits = " or ".join(str(number) for number in (below, below + group) if number)
-        message = f"episodes {episodes} should be a multiple of episodes_per_update {group}: {fits}"
+        message = f"episodes {episodes} should be a multiple of episodes_per_update {group}"
+        message += f"; write {fits} episodes"
         yield Fault((*where, _written(policy, "episodes", "episodes_per_update")), message)
 
 

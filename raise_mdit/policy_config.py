@@ -270,7 +270,7 @@ class ScorerSection(CandidateScoringSection):
     """A learned scorer of candidates, shared over the window, with a critic."""
 
     episodes_per_update: int = Field(4, ge=1)
-    """Fine-tunings between two updates of the policy."""
+    """Fine-tunings between two updates of the policy; `episodes` is a multiple of it."""
     parallel_episodes: int = Field(1, ge=1)
     """Fine-tunings that step together, their trained parameters stacked; pays on a GPU."""
     learning_rate: float = Field(3e-3, gt=0)

@@ -933,7 +933,8 @@ LEARNING_FAULTS: dict[str, tuple[dict[str, str], str, str]] = {
     "episodes": (
         {"episodes: 4": "episodes: 5"},
         "5, episodes_per_update",
-        "policies.5.episodes: episodes 5 should be a multiple of episodes_per_update 2: 4 or 6",
+        "policies.5.episodes: episodes 5 should be a multiple of episodes_per_update 2; write 4 or "
+        "6 episodes",
     ),
     "minibatches": (
         {"episodes: 4": "minibatches: 4, episodes: 4"},

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -328,7 +328,7 @@ REASONS: Mapping[str, Sequence[str | dict[str, str]]] = {
 """Policies without decisions, by the beginning of why they have none."""
 
 
-def ask_for(run: Run, *policies: Mapping[str, str]) -> ExperimentConfig:
+def ask_for(run: Run, *policies: Mapping[str, Any]) -> ExperimentConfig:
     """What the run's experiment is, with these policies instead."""
     config = ExperimentConfig.model_validate({**EXPERIMENT, "policies": policies})
     write_text(run.directory / "config.yaml", resolved_yaml(config))
@@ -458,6 +458,24 @@ def test_weights_of_another_kind_of_policy_are_left_out(run: Run) -> None:
 
     assert found.result.seed == 3
     assert "Left out, as their weights are of another kind of policy: ppo s1." in found.notes
+
+
+@pytest.mark.parametrize(
+    ("ranking", "began"),
+    [
+        ({"kind": "dsir"}, "dsir: what is owed to `prior` is owed to that ranking"),
+        (
+            {"kind": "in_turn", "rankings": ({"kind": "dsir"}, {"kind": "shortest"})},
+            "dsir and shortest in turn: what is owed to `prior` is owed to that ranking",
+        ),
+        ({"kind": "influence", "episodes": 6}, "what influence had learned from 6 fine-tunings"),
+    ],
+    ids=str,
+)
+def test_what_a_policy_began_as_is_told(run: Run, ranking: Mapping[str, Any], began: str) -> None:
+    ask_for(run, {"kind": "ppo", "window": "pool", "prior": {"ranking": ranking}})
+
+    assert f"ppo began as {began}." in explain(run.directory, progress=Silent()).notes
 
 
 def test_a_policy_of_the_run_that_it_began_as_is_not_said_to_be_missing(run: Run) -> None:

@@ -93,17 +93,17 @@ def test_settings_that_fit_have_no_faults(fields: Fields) -> None:
         (
             {"episodes": 10},
             "episodes",
-            "episodes 10 should be a multiple of episodes_per_update 4: 8 or 12",
+            "episodes 10 should be a multiple of episodes_per_update 4; write 8 or 12 episodes",
         ),
         (
             {"episodes": 3},
             "episodes",
-            "episodes 3 should be a multiple of episodes_per_update 4: 4",
+            "episodes 3 should be a multiple of episodes_per_update 4; write 4 episodes",
         ),
         (
             {"episodes_per_update": 5},
             "episodes_per_update",
-            "episodes 48 should be a multiple of episodes_per_update 5: 45 or 50",
+            "episodes 48 should be a multiple of episodes_per_update 5; write 45 or 50 episodes",
         ),
         (
             {"minibatches": 21},

@@ -5,7 +5,6 @@ Here faults that no key shows by itself get their place in the file, as those of
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from raise_mdit.experiment_file import LoadedExperiment
 
 if TYPE_CHECKING:  # the command line begins without them
     from raise_mdit.config import ExperimentConfig
-    from raise_mdit.core import SelectionPolicy
     from raise_mdit.policy_config import CustomPolicyConfig
 
 MOST_CANDIDATES = 200
@@ -93,9 +91,10 @@ def _try_policy(policy: CustomPolicyConfig, config: ExperimentConfig) -> None:
     slots = num_candidates - 1 if offered == "pool" else min(offered, num_candidates - 1)
     try:
         check_policy(
-            _shown(found, config),
+            found,
             num_candidates=num_candidates,
             num_features=num_features(config),
+            feature_names=_names_for(found, config),
             window=max(slots, num_picks + 2),
             num_picks=num_picks,
             options=policy.options,
@@ -107,17 +106,10 @@ def _try_policy(policy: CustomPolicyConfig, config: ExperimentConfig) -> None:
         ) from fault
 
 
-def _shown(found: type[Any], config: ExperimentConfig) -> Callable[..., SelectionPolicy]:
-    """The class, given the names that a run's columns have where it asks for names."""
-    if "feature_names" not in inspect.signature(found).parameters:
-        return found  # names come with torch, which takes seconds
-
-    @functools.wraps(found, updated=())
-    def make(**given: Any) -> SelectionPolicy:  # Any: the user's arguments
-        made: SelectionPolicy = found(**{**given, "feature_names": feature_names(config)})
-        return made
-
-    return make
+def _names_for(found: type[Any], config: ExperimentConfig) -> tuple[str, ...] | None:
+    """The names that a run's columns have, for a class that asks for names."""
+    asks = "feature_names" in inspect.signature(found).parameters
+    return feature_names(config) if asks else None  # names come with torch, which takes seconds
 
 
 def num_features(config: ExperimentConfig) -> int:

@@ -20,11 +20,8 @@ from raise_mdit.core import Observation
 REACHED = 0.95
 """Share of the optimum's gain over random picks that counts as found."""
 
-EPISODES = 240
-"""1,440 environment steps. Ten seeds needed 28 to 196 episodes, those tested here 36 to 52."""
-
-EPISODES_OF_A_BUG = 104
-"""Twice what seed 0 needs without one."""
+EPISODES = 160
+"""960 environment steps. Ten seeds need 36 to 76 episodes, those tested here 44 to 64."""
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -53,9 +50,9 @@ def every_gain(instance: known.Instance, *, reuse: bool) -> Iterator[float]:
             yield known.gain_of(instance, [[rows[i] for i in batch] for batch in sequence])
 
 
-def best_share(*, seed: int = 0, episodes: int = EPISODES) -> float:
-    algorithm = known.ppo(known.STAGES, seed=seed)
-    return max(known.learned_shares(known.STAGES, algorithm, episodes=episodes, until=REACHED))
+def best_share(*, seed: int = 0) -> float:
+    algorithm = known.ppo(known.STAGES, seed=seed, **known.STEADY)
+    return max(known.learned_shares(known.STAGES, algorithm, episodes=EPISODES, until=REACHED))
 
 
 class Fixed:
@@ -194,7 +191,7 @@ def ignore_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_planted_bug_hides_the_optimum(plant: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
 
-    assert best_share(episodes=EPISODES_OF_A_BUG) < REACHED
+    assert best_share() < REACHED
 
 
 def test_a_mask_that_is_ignored_stops_the_learning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +203,7 @@ def test_a_mask_that_is_ignored_stops_the_learning(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("seed", range(3))
 def test_raise_as_printed_does_not_find_it(seed: int) -> None:
-    """In three times the printed 20 episodes; the PPO of the same seed needs 36 to 52."""
+    """In three times the printed 20 episodes; the PPO above needs 44 to 64."""
     algorithm = known.raise_as_printed(known.STAGES, seed=seed)
 
     assert max(known.learned_shares(known.STAGES, algorithm, episodes=60)) < REACHED

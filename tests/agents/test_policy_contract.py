@@ -134,7 +134,7 @@ def test_made_observations_are_those_of_the_environment() -> None:
     picks.add(np.array([3, 5]))
 
     made = made_observation(
-        FACTS, rows, num_slots=5, picks=counts, kinds=kinds, stage=(0.9, 0.25, 0.1)
+        FACTS, rows, masked=np.zeros(2, np.int64), picks=counts, kinds=kinds, stage=(0.9, 0.25, 0.1)
     )
 
     real = observe(
@@ -181,6 +181,26 @@ def test_made_observations_are_those_of_the_environment() -> None:
 def test_each_fault_of_an_action_is_told(choose: Callable[..., Any], fault: str) -> None:
     (told,) = [line for line in broken(choose) if re.match(fault, line)]
     assert told
+
+
+@pytest.mark.parametrize("avoids_used", [False, True])
+@pytest.mark.parametrize("sizes", [(3, 12, 40), (2, 8, 20), (4, 32, 400)], ids=str)
+def test_a_ranking_that_ignores_the_mask_is_found_whatever_it_ranks_first(
+    sizes: tuple[int, int, int], avoids_used: bool
+) -> None:
+    num_picks, window, num_candidates = sizes
+    for seed in range(20):
+        worth = np.random.default_rng(seed).random(num_candidates)
+
+        def choose(policy: Choosing, seen: Observation, worth: NDArray[Any] = worth) -> Any:
+            scores = worth[seen["window"]] - avoids_used * seen["selected"]
+            return np.argsort(-scores)[: policy.num_picks], None
+
+        def made(choose: Any = choose, **given: Any) -> Any:
+            return Choosing(choose, given["num_picks"], given["rng"])
+
+        with pytest.raises(PolicyError, match="holds no candidate and is picked"):
+            check_policy(made, num_picks=num_picks, window=window, num_candidates=num_candidates)
 
 
 def in_place(policy: Choosing, observation: Observation) -> Any:
@@ -334,7 +354,7 @@ def seen() -> Observation:
     return made_observation(
         FACTS,
         np.array([4, 9, 2]),
-        num_slots=5,
+        masked=np.zeros(2, np.int64),
         picks=np.zeros(20, np.int64),
         kinds=np.zeros(20, np.int64),
         stage=(1.0, 0.0, 0.0),
@@ -403,9 +423,12 @@ def test_the_pool_is_handed_out_read_only() -> None:
             given.update(features=features, names=feature_names, groups=groups)
 
     check_policy(Greedy, num_candidates=30, num_features=5)
+    assert given["names"] == tuple(f"feature_{i}" for i in range(5))
 
-    assert given["features"].shape == (30, 5)
-    assert len(given["names"]) == 5
+    check_policy(Greedy, num_candidates=30, feature_names=["a", "b"])
+
+    assert given["features"].shape == (30, 2)
+    assert given["names"] == ("a", "b")
     assert given["groups"].shape == (30,)
     with pytest.raises(ValueError, match="read-only"):
         given["features"][0] = 0
