@@ -195,7 +195,7 @@ def _message(group: list[ErrorDetails], where: Location, written: _Written) -> s
             return f"is required but missing, allowed: {', '.join(kinds)}"
         case "union_tag_invalid":
             kinds = _kinds(_annotations_at(written, where[:-1]))
-            return _not_one_of(details["ctx"]["tag"], kinds)
+            return _not_one_of(value_at(written.root, where), kinds)
         case "literal_error" if len(group) == 1:
             return _not_one_of(details["input"], _quoted(details["ctx"]["expected"]))
     if all(each["type"] in (*_WANTED, "literal_error") for each in group):

@@ -134,6 +134,19 @@ SCHEMA_FAULTS = {
         "less, in_turn, best_of, gradient_alignment, greats, random_search, exp3, ucb, thompson, "
         "influence, ppo, a2c, reinforce, raise, package.module:Class. Did you mean 'random'?",
     ),
+    "kind in capitals": (
+        "  - kind: random",
+        "  - kind: UCB",
+        ":30:11: policies.1.kind: got 'UCB', allowed: base, random, mosaic_only, mdit_only, "
+        "full, longest, shortest, perplexity, ifd, sspl, k_center, deita, nearest_to_target, dsir, "
+        "less, in_turn, best_of, gradient_alignment, greats, random_search, exp3, ucb, thompson, "
+        "influence, ppo, a2c, reinforce, raise, package.module:Class. Did you mean 'ucb'?",
+    ),
+    "empty kind": (
+        "  - kind: random",
+        "  - kind:",
+        ":30:5: policies.1.kind: got null, allowed: base, random, mosaic_only, mdit_only, ",
+    ),
     "policy without a kind": (
         "  - kind: random",
         "  - name: random",
