@@ -197,6 +197,20 @@ def _repeats(config: ExperimentConfig) -> Iterator[Fault]:
             yield Fault((*where, "repeat"), fault)
 
 
+def _told_apart(config: ExperimentConfig) -> Iterator[Fault]:
+    """Rankings beside each other are told apart by what reports call them."""
+    called: set[tuple[Location, str]] = set()
+    for ranking, where in _rankings(config):
+        if len(where) < 2 or where[-2] != "rankings":
+            continue
+        name = (where[:-1], ranking.in_words)
+        if name in called:
+            message = f"another ranking here is called {ranking.in_words!r} already; give each its"
+            key = "kind" if ranking.name is None else "name"
+            yield Fault((*where, key), f"{message} own `name`, or keep one")
+        called.add(name)
+
+
 def _turns(config: ExperimentConfig) -> Iterator[Fault]:
     """Of rankings that take turns."""
     for ranking, where in _rankings(config):
@@ -325,6 +339,7 @@ CHECKS = (
     _fixed_candidates,
     _less,
     _repeats,
+    _told_apart,
     _turns,
     _balance,
     _without_effect,

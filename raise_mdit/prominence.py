@@ -70,11 +70,17 @@ def by_prominence(
 
 
 def policy_colours(arms: Sequence[ArmResult], summaries: Sequence[PolicySummary]) -> dict[str, str]:
-    """A colour for each policy: its own for the most prominent, :data:`PALE` for the others.
+    """A colour for each policy: its own for some, :data:`PALE` for the others.
 
-    Colours follow the order of the experiment, so that a comparison keeps them as arms finish.
+    The winner and what policies are compared with have one, then others by prominence. Colours
+    follow the order of the experiment, so that a comparison keeps them as arms finish.
     """
-    prominent = {each.policy for each in by_prominence(arms, summaries)[: len(POLICY_COLOURS)]}
+    best, compared_with = winner(summaries), set(references(arms).values())
+    ranked = sorted(
+        by_prominence(arms, summaries),
+        key=lambda each: each is not best and each.policy not in compared_with,
+    )
+    prominent = {each.policy for each in ranked[: len(POLICY_COLOURS)]}
     named = [summary.policy for summary in summaries if summary.policy in prominent]
     own = dict(zip(named, POLICY_COLOURS, strict=False))
     return {summary.policy: own.get(summary.policy, PALE) for summary in summaries}

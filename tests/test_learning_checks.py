@@ -314,6 +314,16 @@ def best_of(first: str, **second: Fields) -> Fields:
             "has no effect here: `repeat` of `in_turn` is that of all; remove it",
         ),
         (
+            with_policy(best_of("dsir", dsir={"repeat": 2})),
+            "policies.2.rankings.1.kind",
+            "another ranking here is called 'dsir' already; give each its own `name`, or keep one",
+        ),
+        (
+            experiment(policy={"prior": {"ranking": best_of("dsir", less={"name": "dsir"})}}),
+            "policies.0.prior.ranking.rankings.1.name",
+            "another ranking here is called 'dsir' already; give each its own `name`, or keep one",
+        ),
+        (
             with_policy(best_of("longest", dsir={"repeat": 11})),
             "policies.2.rankings.1.repeat",
             "should not exceed the steps of an episode, as a batch takes a candidate once, got 11, "

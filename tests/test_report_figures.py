@@ -168,6 +168,12 @@ def test_of_many_policies_those_that_matter_have_colours_and_the_others_one() ->
     assert {"ppo", "random", "base", "full", "dsir"} <= {*own}
 
 
+def test_references_have_colours_however_many_policies_learn() -> None:
+    learned = [arm for at in range(12) for arm in arms(f"p{at}", 1.2, episode_returns=(0.1, 0.2))]
+    chosen = colours([*finished_arms(seeds=1), *learned])
+    assert PALE not in {chosen[policy] for policy in ("random", "base", "full", "dsir")}
+
+
 def test_winner_learned_and_references_come_first() -> None:
     learned = arms("ppo", 1.8, 1.9, episode_returns=(0.1, 0.2))
     given = [*arms("a", 1.0, 1.1), *arms("random", 1.5, 1.6), *arms("b", 1.2, 1.3), *learned]
