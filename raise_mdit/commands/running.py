@@ -229,7 +229,9 @@ def compare(
 
     gathered = gather(directories)
     summaries = summarise(gathered.arms, against)
-    _print_comparison(summaries, (*gathered.notes, *power_sentences(summaries)))
+    for note in gathered.notes:  # they say why policies are called as they are in the tables
+        out.print(escape(note), highlight=False)
+    _print_comparison(summaries, power_sentences(summaries))
 
 
 def _print_comparison(summaries: Sequence[PolicySummary], notes: Sequence[str]) -> None:
