@@ -29,14 +29,14 @@ from torch import nn
 from raise_mdit.core import Cost, EncodedRow
 from raise_mdit.errors import ModelError
 from raise_mdit.learners import losses
-from raise_mdit.learners.batches import collate, length_sorted_batches
+from raise_mdit.learners.batches import collate
 from raise_mdit.learners.causal_lm import CausalLmLearner
 from raise_mdit.learners.measurement_file import (
     MeasurementFile,
     measurement_key,
     parts_of_row,
 )
-from raise_mdit.learners.trunk_cache import FILL_TOKENS, final_states
+from raise_mdit.learners.trunk_cache import final_states
 
 BLOCK_ROWS = 256
 """Rows whose features are kept in one file: a megabyte, and on a core a minute or two of work."""
@@ -257,18 +257,12 @@ def gradient_features(
     features_RD = np.empty((len(rows), dimensions), np.float32)
     cost = Cost()
     learner.part.forward.set_training(False)
-    for indices in length_sorted_batches(rows, max_tokens=FILL_TOKENS):
-        group = [rows[index] for index in indices]
-        if learner.trunk_cache is not None:  # many rows at once go faster through frozen layers
-            cost = cost.plus(learner.trunk_cache.fill(group, advance=lambda _done: None))
-        projected: list[torch.Tensor] = []
-        for row in group:
-            gradients, spent = _gradients(learner, row)
-            steps = gradients if optimizer is None else _adam_steps(gradients, optimizer)
-            projected.append(_project(steps, sketches, dimensions))
-            cost = cost.plus(spent)
-        features_RD[indices] = torch.stack(projected).cpu().numpy()  # sync: the result
-        advance(len(group))
+    for index, row in enumerate(rows):
+        gradients, spent = _gradients(learner, row)
+        steps = gradients if optimizer is None else _adam_steps(gradients, optimizer)
+        features_RD[index] = _project(steps, sketches, dimensions).cpu().numpy()  # sync: the result
+        cost = cost.plus(spent)
+        advance(1)
     _refuse_non_finite(features_RD, rows)
     return features_RD, cost._replace(seconds=time.perf_counter() - started)
 

@@ -1,9 +1,10 @@
 """Hidden states of the frozen layers, computed once for each row.
 
 States are kept in bfloat16: in memory while there is room, and in a store on disk that steps,
-episodes, seeds, policies and processes share. Only what is asked for is ever computed, in batches
-of similar length. A row's states therefore differ by rounding with the rows that it was computed
-with, and are the same for everyone from then on.
+episodes, seeds, policies and processes share. Only what is asked for is ever computed, and each row
+by itself: its states then depend on nothing else, so that no result depends on which process, or
+which policy, was the first to need a row. On a core that takes 2 % longer than 1,024 padded tokens
+at once in float32, and 11 to 25 % longer in bfloat16.
 
 Shapes: ``B`` rows, ``T`` tokens, ``H`` hidden size.
 """
@@ -12,19 +13,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from raise_mdit.core import Cost, EncodedRow
-from raise_mdit.learners.batches import Batch, collate, length_sorted_batches
+from raise_mdit.learners.batches import Batch, collate
 from raise_mdit.learners.flops import FlopsModel
 from raise_mdit.learners.forward import LayeredForward
 from raise_mdit.learners.trunk_store import SectionOf, StoreSection, row_key
-
-FILL_TOKENS = 1024
-"""Padded tokens that go through the frozen layers at once: products are at full speed from there,
-and a fill that is stopped loses no more."""
 
 MEMORY_BYTES = 2**30
 """States held in memory (on a GPU, in its memory) beside the store."""
@@ -88,15 +85,16 @@ class TrunkCache:
         by_key = {row_key(row): row for row in rows}
         absent = {key: row for key, row in by_key.items() if not self._look_up([key])}
         advance(len(rows) - len(absent))
-        for computed in self._compute(absent):
-            advance(len(computed))
+        for key, row in absent.items():
+            self._compute(key, row)
+            advance(1)
         return self._charge(by_key, 0)._replace(seconds=time.perf_counter() - started)
 
     def _padded(self, keys: Sequence[str], rows: Sequence[EncodedRow]) -> torch.Tensor:
         found = self._look_up(keys)
-        absent = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
-        for computed in self._compute(absent):
-            found |= computed
+        for key, row in zip(keys, rows, strict=True):
+            if key not in found:
+                found[key] = self._compute(key, row)
         parts = [found[key].float() for key in keys]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
@@ -116,19 +114,13 @@ class TrunkCache:
         state_TH = store.get(key)
         return None if state_TH is None else self._hold(key, state_TH.to(self._forward.device))
 
-    def _compute(self, absent: dict[str, EncodedRow]) -> Iterator[dict[str, torch.Tensor]]:
-        """States that are not there yet, a batch at a time: a pool's may exceed the memory."""
-        keys, rows = list(absent), list(absent.values())
-        for indices in length_sorted_batches(rows, max_tokens=FILL_TOKENS):
-            batch = collate([rows[i] for i in indices], device=self._forward.device)
-            states_BTH = self._forward.trunk(self._forward.embed(batch)).bfloat16()
-            computed: dict[str, torch.Tensor] = {}
-            for state_TH, index in zip(states_BTH, indices, strict=True):
-                own_TH = state_TH[: rows[index].num_tokens].clone()
-                computed[keys[index]] = self._hold(keys[index], own_TH)
-                if self._store is not None:
-                    self._store.put(keys[index], own_TH)
-            yield computed
+    def _compute(self, key: str, row: EncodedRow) -> torch.Tensor:
+        """States of a row that are not there yet."""
+        batch = collate([row], device=self._forward.device)
+        (state_TH,) = self._forward.trunk(self._forward.embed(batch)).bfloat16()
+        if self._store is not None:
+            self._store.put(key, state_TH)
+        return self._hold(key, state_TH)
 
     def _hold(self, key: str, state_TH: torch.Tensor) -> torch.Tensor:
         self._states[key] = state_TH

@@ -34,7 +34,7 @@ from raise_mdit.core import EncodedRow
 
 logger = logging.getLogger(__name__)
 
-STORE_VERSION = "1"
+STORE_VERSION = "2"
 """Raised when the meaning of stored states changes."""
 
 STORED_DTYPE = torch.bfloat16

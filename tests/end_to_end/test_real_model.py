@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,26 @@ def test_losses_and_gradients_from_cached_states_are_exact_to_bfloat16(
     cosine = torch.nn.functional.cosine_similarity(gradient, cached_gradient, dim=0).item()
     assert cached_loss == pytest.approx(loss, rel=CACHED_LOSS_ERRORS[precision])
     assert 0.999 < cosine < 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cached_states_do_not_depend_on_who_asks_for_them(
+    precision: Precision, real: Pretrained, rows: list[EncodedRow]
+) -> None:
+    """To the bit: in a batch with longer ones the shortest would round otherwise."""
+    ids = np.concatenate([row.ids for row in rows])
+    cut = [dataclasses.replace(rows[0], ids=ids[:length]) for length in (20, 33, 47, 64, 120)]
+    forward = LayeredForward(real.model, split=6, precision=precision)
+
+    def asked_for(*wanted: EncodedRow) -> list[torch.Tensor]:
+        cache = TrunkCache(forward, flops_model(real.model, forward.layers), store=None)
+        return list(cache.states(wanted)[0])
+
+    together = asked_for(*cut)
+
+    for row, state in zip(cut, together, strict=True):
+        (alone,) = asked_for(row)
+        assert torch.equal(state[: row.num_tokens], alone), f"{row.num_tokens} tokens"
 
 
 def test_one_update_lowers_the_loss_of_its_batch(model_cache: Path, rows: list[EncodedRow]) -> None:
