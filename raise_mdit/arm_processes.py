@@ -28,6 +28,9 @@ from raise_mdit.progress import Progress, Silent
 from raise_mdit.run_directory import read_arm
 from raise_mdit.runs import arm_folder
 
+NOTICED_WITHIN = 10.0
+"""Seconds in which a process that was killed is known to be gone by those that it started."""
+
 ArmKey = tuple[str, int]
 """Label of a policy, and seed."""
 
@@ -161,6 +164,14 @@ def _work(connection: Connection, directory: Path, threads: int, findings: Findi
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it, who ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    try:
+        _run_told(connection, directory, findings)
+    except (EOFError, ConnectionError):
+        _parent().join(NOTICED_WITHIN)  # where nobody is left to talk to, this process ends here
+        raise
+
+
+def _run_told(connection: Connection, directory: Path, findings: Findings) -> None:
     config = read_config(directory)
     try:
         preparation = prepare_arms(config, progress=Silent(), findings=findings)
@@ -184,7 +195,11 @@ def _told(connection: Connection) -> Iterator[ArmKey]:
 
 def _end_with_parent() -> None:
     """Leave nothing behind that would still write where another process may go on."""
+    _parent().join()
+    os._exit(1)
+
+
+def _parent() -> multiprocessing.process.BaseProcess:
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a spawned process"
-    parent.join()
-    os._exit(1)
+    return parent

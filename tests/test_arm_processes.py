@@ -82,6 +82,14 @@ class Broken(Own):
 class Endless(Own):
     def act(self):
         time.sleep(600)
+
+
+class Slow(Own):
+    def act(self):
+        parent = os.getppid()
+        while os.getppid() == parent:
+            time.sleep(0.0001)
+        raise ValueError("nobody to tell")
 """
 
 
@@ -232,12 +240,14 @@ def heeding_interrupts() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heeding_interrupts")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("own", ["Endless", "Slow"])
 def test_no_process_outlives_the_one_that_started_it(
-    folder: Path, side_by_side: Listener, ending: signal.Signals
+    folder: Path, side_by_side: Listener, own: str, ending: signal.Signals
 ) -> None:
-    out = folder / f"ended by {ending.name}"
+    """Neither one that is at work, nor one that is about to tell of it."""
+    out = folder / f"{own} ended by {ending.name}"
     command = [sys.executable, "-m", "raise_mdit", "run", "small.yaml", "--jobs", "2"]
-    options = ["--out", str(out), "--set", OWN % "Endless", "--set", "seeds=[0]"]
+    options = ["--out", str(out), "--set", OWN % own, "--set", "seeds=[0]"]
     with subprocess.Popen(
         [*command, *options], start_new_session=True, stderr=subprocess.PIPE, text=True
     ) as started:

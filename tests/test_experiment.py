@@ -969,12 +969,14 @@ LEARNING_FAULTS: dict[str, tuple[dict[str, str], str, str]] = {
     "reward of nobody": (
         {PPO_LINE: "", "evaluation:": "reward: {every: 1}\nevaluation:"},
         "reward: {every",
-        "reward: has no effect: no policy learns; add `- kind: ppo` or remove it",
+        "reward: has no effect: no policy learns; add `- kind: ppo` or remove it (`--set "
+        "reward=null`)",
     ),
     "proxy of nobody": (
         {PPO_LINE: "", "evaluation:": "proxy_learner: {weight_decay: 0.0}\nevaluation:"},
         "proxy_learner: {",
-        "proxy_learner: has no effect: no policy learns; add `- kind: ppo` or remove it",
+        "proxy_learner: has no effect: no policy learns; add `- kind: ppo` or remove it (`--set "
+        "proxy_learner=null`)",
     ),
     "rewards beyond the episode": (
         {"evaluation:": "reward: {every: 4}\nevaluation:"},
