@@ -110,7 +110,8 @@ def _plots(
     learned = {arm.policy: colours[arm.policy] for arm in shown if arm.episode_returns}
     legend = {policy: colour for policy, colour in colours.items() if colour != PALE}
     if len(legend) < len(colours):
-        legend[f"{len(colours) - len(legend)} other policies"] = PALE
+        others = len(colours) - len(legend)
+        legend["another policy" if others == 1 else f"{others} other policies"] = PALE
     return {
         "trends": [*trial_sentences(shown), *return_trends(shown)],
         "learned": learned,
