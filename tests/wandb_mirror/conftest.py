@@ -90,8 +90,8 @@ def offline(tracked_offline: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fresh_client() -> Iterator[None]:
-    """A client that reads its environment again, for this test alone."""
+def fresh_client(service: StandIn) -> Iterator[None]:
+    """A client that reads its environment, which `service` has made, again for this test alone."""
     wandb.teardown()
     yield
     wandb.teardown()
