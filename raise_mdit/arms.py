@@ -39,7 +39,7 @@ from raise_mdit.results import ArmResult, HeldOut, total
 from raise_mdit.schedule import Pick
 from raise_mdit.selectors import fixed_selector, prior_of
 from raise_mdit.streams import stream
-from raise_mdit.unused_candidates import WAY_OUT, rows_to_use_once
+from raise_mdit.unused_candidates import rows_to_use_once, used_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +210,11 @@ class _Running:
         final = _Final([info["validation_loss"]], decisions=self._decision_log(environments))
         final.flops.append(self._flops_so_far())
         self.progress.start(self._stage("fine-tuning"), environments.final_budget.steps)
+        to_use_once = rows_to_use_once(self.preparation, self.policy)
         done = False
         while not done:
-            self._check_unused_are_left(final)
+            if to_use_once is not None:
+                self._check_unused_are_left(len(to_use_once), final)
             action, _ = learned.policy.predict(observation, deterministic=learned.deterministic)
             if final.decisions is not None:
                 final.decisions.add(observation, action)
@@ -232,7 +234,7 @@ class _Running:
         return final
 
     def read_everything(self) -> None:
-        """Run the frozen layers over all that an epoch will need, at full speed."""
+        """Run the frozen layers over all that an epoch will need, with a bar of its own."""
         training = self.preparation.training
         originals = np.flatnonzero(training.kinds == KINDS.index("original"))
         rows = [training.rows[int(row)] for row in originals]
@@ -335,18 +337,12 @@ class _Running:
         self.progress.finish()
         return control
 
-    def _check_unused_are_left(self, final: _Final) -> None:
+    def _check_unused_are_left(self, num_candidates: int, final: _Final) -> None:
         """A budget in tokens for which only some orders of the pool are too short."""
-        rows = rows_to_use_once(self.preparation, self.policy)
-        if rows is None:
-            return
-        batch_size = self.preparation.config.environment.batch_size
-        if (len(final.batches) + 1) * batch_size > len(rows):
-            raise DataError(
-                f"environment.budget: {self.policy.label} never repeats a candidate, and the "
-                f"pool's {len(rows):,} for it are used up after {len(final.batches)} steps and "
-                f"{final.tokens[-1]:,} tokens; {WAY_OUT}"
-            )
+        num_steps = len(final.batches)
+        if (num_steps + 1) * self.preparation.config.environment.batch_size > num_candidates:
+            when = f"after {num_steps} steps and {final.tokens[-1]:,} tokens"
+            raise DataError(used_up(self.policy, num_candidates, when))
 
 
 def _step_record(final: _Final, info: Mapping[str, Any]) -> dict[str, float | int]:

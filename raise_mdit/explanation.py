@@ -170,12 +170,7 @@ def explain(
         picks=tuple(picks),
         attributions=attributions,
         counts=_counts(taken),
-        notes=(
-            *_began_as(config, result.policy),
-            *trial_sentences([result], beside=[read_result(each) for each in arms.finished]),
-            *_replayed(result),
-            *arms.notes,
-        ),
+        notes=_notes(config, result, arms),
     )
 
 
@@ -192,8 +187,8 @@ class _Arms:
         self._directory = directory
         self._folders: dict[str, dict[int, Path]] = {}
         self._reasons: dict[str, str] = {}
-        self.finished: list[Path] = []
-        """Folders of all, also of those that cannot be explained."""
+        self.names: set[str] = set()
+        """Labels and kinds of all that have finished, also of what cannot be explained."""
         scorers = [each for each in config.policies if isinstance(each, ScorerSection)]
         self._elsewhere = {
             each.label: each.from_run
@@ -207,7 +202,7 @@ class _Arms:
                 folder = arm_folder(directory, policy.label, seed)
                 if not (folder / "result.json").is_file():
                     continue
-                self.finished.append(folder)
+                self.names |= {policy.label, policy.kind}
                 reason = _why_not(policy, folder)
                 if reason is None:
                     self._folders.setdefault(policy.label, {})[seed] = folder
@@ -253,6 +248,16 @@ def _trained_elsewhere(label: str, source: str) -> str:
     """Why a transferred policy is not explained here, and where it is."""
     run = f"the run that {source} was exported from" if is_exported_policy(Path(source)) else source
     return f"{label} picks here without learning; it is explained where it was trained, in {run}"
+
+
+def _notes(config: ExperimentConfig, result: ArmResult, arms: _Arms) -> tuple[str, ...]:
+    """What else there is to know of an arm, and which arms are left out."""
+    return (
+        *_began_as(config, result.policy),
+        *trial_sentences([result], beside=arms.names),
+        *_replayed(result),
+        *arms.notes,
+    )
 
 
 def _began_as(config: ExperimentConfig, label: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from statistics import fmean
 
 from raise_mdit.results import ArmResult, by_policy
@@ -11,14 +11,14 @@ HIGHEST_SCORES = "the highest scores"
 """An episode of them, after learning."""
 
 
-def trial_sentences(arms: Sequence[ArmResult], *, beside: Sequence[ArmResult] = ()) -> list[str]:
+def trial_sentences(arms: Sequence[ArmResult], *, beside: Collection[str] = ()) -> list[str]:
     """For each policy that tried rankings or kept an episode, which, and what it made of them.
 
     Args:
         arms: Finished ones, of any policies and seeds.
-        beside: Others of the same run, which are not to be told of.
+        beside: Names and kinds of other policies of the run, which are not to be told of.
     """
-    known = {name for arm in (*arms, *beside) for name in (arm.policy, arm.kind)}
+    known = {*beside, *(name for arm in arms for name in (arm.policy, arm.kind))}
     return [
         f"{policy} {' and '.join(done)}.{_not_among(group, known)}"
         for policy, group in by_policy(arms).items()

@@ -11,8 +11,6 @@ from raise_mdit.preparation import Preparation
 from raise_mdit.renewal import num_learning_episodes
 from raise_mdit.selectors import allowed
 
-WAY_OUT = "lower the budget or enlarge data.pool or pools"
-
 
 def rows_to_use_once(preparation: Preparation, policy: PolicySection) -> NDArray[np.int64] | None:
     """[K] pool rows that the final fine-tuning of a policy can use; None where it may repeat some.
@@ -41,14 +39,28 @@ def check_unused_suffice(preparation: Preparation) -> None:
             names every such policy.
     """
     faults = [
-        f"environment.budget: {policy.label} never repeats a candidate, and the pool's "
-        f"{len(rows):,} for it are used up before {budget}; {WAY_OUT}"
+        used_up(policy, len(rows), f"before {budget}")
         for policy in preparation.config.policies
         if (rows := rows_to_use_once(preparation, policy)) is not None
         and (budget := _out_of_reach(preparation, rows)) is not None
     ]
     if faults:
         raise DataError("\n".join(faults))
+
+
+def used_up(policy: PolicySection, num_candidates: int, when: str) -> str:
+    """What is wrong where a policy that uses each candidate once runs out of them.
+
+    Args:
+        policy: That policy.
+        num_candidates: How many there are for it.
+        when: When that is, such as "before 3 steps of 2".
+    """
+    return (
+        f"environment.budget: {policy.label} never repeats a candidate, and the pool's "
+        f"{num_candidates:,} for it are used up {when}; lower the budget or enlarge data.pool or "
+        "pools"
+    )
 
 
 def _out_of_reach(preparation: Preparation, rows: NDArray[np.int64]) -> str | None:

@@ -83,7 +83,7 @@ class TrunkCache:
         """
         started = time.perf_counter()
         by_key = {row_key(row): row for row in rows}
-        absent = {key: row for key, row in by_key.items() if not self._look_up([key])}
+        absent = {key: row for key, row in by_key.items() if self._look_up(key) is None}
         advance(len(rows) - len(absent))
         for key, row in absent.items():
             self._compute(key, row)
@@ -91,24 +91,21 @@ class TrunkCache:
         return self._charge(by_key, 0)._replace(seconds=time.perf_counter() - started)
 
     def _padded(self, keys: Sequence[str], rows: Sequence[EncodedRow]) -> torch.Tensor:
-        found = self._look_up(keys)
+        found: dict[str, torch.Tensor] = {}
         for key, row in zip(keys, rows, strict=True):
             if key not in found:
-                found[key] = self._compute(key, row)
+                state_TH = self._look_up(key)
+                found[key] = self._compute(key, row) if state_TH is None else state_TH
         parts = [found[key].float() for key in keys]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
-    def _look_up(self, keys: Sequence[str]) -> dict[str, torch.Tensor]:
-        found: dict[str, torch.Tensor] = {}
-        for key in keys:
-            state_TH = self._states.get(key)
-            if state_TH is not None:
-                self._states.move_to_end(key)
-            elif self._store is not None:
-                state_TH = self._read(self._store, key)
-            if state_TH is not None:
-                found[key] = state_TH
-        return found
+    def _look_up(self, key: str) -> torch.Tensor | None:
+        state_TH = self._states.get(key)
+        if state_TH is not None:
+            self._states.move_to_end(key)
+        elif self._store is not None:
+            state_TH = self._read(self._store, key)
+        return state_TH
 
     def _read(self, store: StoreSection, key: str) -> torch.Tensor | None:
         state_TH = store.get(key)
