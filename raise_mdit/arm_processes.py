@@ -167,7 +167,7 @@ def _work(connection: Connection, directory: Path, threads: int, findings: Findi
     try:
         _run_told(connection, directory, findings)
     except (EOFError, ConnectionError):
-        _parent().join(NOTICED_WITHIN)  # where nobody is left to talk to, this process ends here
+        _end_with_parent(within=NOTICED_WITHIN)  # there may be nobody left to talk to
         raise
 
 
@@ -193,13 +193,14 @@ def _told(connection: Connection) -> Iterator[ArmKey]:
         yield key
 
 
-def _end_with_parent() -> None:
-    """Leave nothing behind that would still write where another process may go on."""
-    _parent().join()
-    os._exit(1)
+def _end_with_parent(within: float | None = None) -> None:
+    """Leave nothing behind that would still write where another process may go on.
 
-
-def _parent() -> multiprocessing.process.BaseProcess:
+    Args:
+        within: Seconds after which it returns, if the parent is alive then; None to wait on.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None, "this runs in a spawned process"
-    return parent
+    parent.join(within)
+    if not parent.is_alive():
+        os._exit(1)
