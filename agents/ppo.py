@@ -82,6 +82,7 @@ def learn(
         callback: Told of every step.
     """
     algorithm.learn(episodes * steps_per_episode, callback=callback, log_interval=1)
+    algorithm.logger.dump(algorithm.num_timesteps)  # what the last update gave, otherwise lost
 
 
 def save_policy(algorithm: OnPolicyAlgorithm, path: Path) -> None:

@@ -77,24 +77,22 @@ METRICS: Mapping[str, str] = {
     TEST_ANSWER_MATCH: "share of test items whose generated response has the right answer, from 0 "
     "to 1",
     TEST_OWN_METRIC: "mean of a metric of your own over test items",
-    SWEEP_LOSS: "what a sweep minimises, mean over seeds: loss at the end of fine-tuning on "
-    "model-selection data, or without such on reward-validation, in nats; in Weights & Biases "
-    "alone",
+    SWEEP_LOSS: "what a sweep minimises, mean over seeds: loss on model-selection data, in nats; "
+    "in Weights & Biases alone",
     SWEEP_LOSS_LOW: "lower end of its 95% interval over seeds",
     SWEEP_LOSS_HIGH: "upper end of it",
     COST_TOKENS: "tokens read for all purposes but monitoring, without padding",
     COST_FLOPS: "floating-point operations for all purposes but monitoring",
     COST_SECONDS: "wall-clock time of all purposes but monitoring, in seconds",
     SB3_TIMESTEPS: "environment steps that the policy has learned from",
-    "time/iterations": "updates of the policy so far",
+    "time/iterations": "rollouts so far; `train` beside it is of the update before the last one",
     "time/time_elapsed": "wall-clock time since learning began, in seconds",
     "time/fps": "environment steps per second",
-    "rollout/ep_rew_mean": "mean return of recent learning episodes, as a share",
-    "rollout/ep_len_mean": "mean steps of recent learning episodes",
     "train/approx_kl": "divergence from the policy before the update, in nats",
     "train/clip_fraction": "share of the likelihood ratios that were clipped",
     "train/clip_range": "epsilon of the clipped objective",
-    "train/entropy_loss": "minus the mean entropy of the policy, in nats",
+    "train/entropy_loss": "minus the mean entropy of the policy, in nats; with a prior the mean "
+    "divergence from it",
     "train/explained_variance": "share of the variance of returns that the critic explains",
     "train/learning_rate": "learning rate of the policy's optimizer",
     "train/loss": "objective of the policy's last minibatch",

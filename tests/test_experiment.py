@@ -313,6 +313,17 @@ def test_the_second_run_of_a_file_computes_nothing_of_the_frozen_layers(
     assert repeated.trunk_passes == []
 
 
+def test_each_update_of_a_policy_is_recorded(finished: Path) -> None:
+    records = [
+        record["train/n_updates"]
+        for record in map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
+        if (record["policy"], record["seed"]) == ("ppo", 0) and "train/n_updates" in record
+    ]
+
+    assert records == sorted(set(records))
+    assert len(records) == 2  # of four episodes, two an update
+
+
 def test_full_training_is_counted_by_hand(finished: Path, folder: Path) -> None:
     pool = prepared_from(folder, FEW).pool
     originals = pool.kinds == KINDS.index("original")
