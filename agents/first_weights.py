@@ -42,11 +42,13 @@ def weights_of_regression(
     zero, give zeros: the policy begins uniform.
 
     Args:
-        weights: [F] of features, signal if there is one, and availability, in any unit.
+        weights: [F] of features, signal if there is one (of deviation 1 in its window), and
+            availability, in any unit.
         features: [N, S] static features of the pool, which are the first of those.
         strength: Standard deviation of scores over the pool, before anything is picked.
     """
-    scores = features.astype(np.float64) @ weights[: features.shape[1]]
-    deviation = scores.std()
+    num_static = features.shape[1]
+    scores = features.astype(np.float64) @ weights[:num_static]
+    deviation = math.hypot(scores.std(), *weights[num_static:-1])
     scale = strength / deviation if deviation > 0 else 0.0
     return (weights * scale).astype(np.float32)

@@ -9,7 +9,9 @@ with H the Hessian of l, which the paper takes to be the identity: the first ter
 the second passes over what repeats those taken. A greedy choice needs products of gradients alone.
 
 The paper's eta is the learning rate, of steps along the sum of a batch's gradients. A learner's
-loss is the mean over its batch, so that eta here is the learning rate over the number of picks.
+loss is a mean over its batch, so that eta here is the learning rate over the number of picks. That
+mean is over scored tokens, of which a long response has more; a candidate's gradient here is that
+of its own mean, so that short ones are rated higher than their part in the step.
 AdamW divides by the root of its second moments besides, which neither the paper nor we put into
 eta: where gradients are short, its step is longer than this, and the second term smaller than it
 would be.

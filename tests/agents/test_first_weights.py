@@ -32,14 +32,17 @@ def test_a_regression_is_followed_in_any_unit(unit: float) -> None:
     assert weights[0] > 0
 
 
-def test_a_signal_that_is_no_column_of_the_pool_is_scaled_like_the_rest() -> None:
-    with_signal = np.insert(LEARNED, 4, 9.0)
+@pytest.mark.parametrize("signal", [0.0, 0.01, 9.0])
+def test_a_signal_that_is_no_column_of_the_pool_is_scaled_like_the_rest(signal: float) -> None:
+    """It has a deviation of 1 in its window, whatever the pool is."""
+    with_signal = np.insert(LEARNED, 4, signal)
 
     weights = weights_of_regression(with_signal, FEATURES, strength=3.0)
 
-    alone = weights_of_regression(LEARNED, FEATURES, strength=3.0)
-    assert np.delete(weights, 4) == pytest.approx(alone)
-    assert weights[4] / weights[0] == pytest.approx(9.0 / LEARNED[0])
+    assert weights / weights[0] == pytest.approx(with_signal / LEARNED[0])
+    signals = np.random.default_rng(1).normal(size=(1000, 1))
+    scores = FEATURES @ weights[:4] + signals * weights[4]  # [1000, 50]
+    assert scores.std() == pytest.approx(3.0, rel=0.05)
 
 
 @pytest.mark.parametrize("learned", [np.zeros(5), np.array([0.0, 0.0, 0.0, 1.0, 0.0])])
