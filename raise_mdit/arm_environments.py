@@ -23,8 +23,8 @@ from raise_mdit.policy_config import (
     FullDataConfig,
     GradientAlignmentConfig,
     PolicyConfig,
-    RaiseConfig,
     ScorerSection,
+    TrainedByGradients,
 )
 from raise_mdit.preparation import Preparation
 from raise_mdit.renewal import num_learning_episodes
@@ -97,7 +97,8 @@ class ArmEnvironments:
         if isinstance(self.policy, ScorerSection):
             together = self.policy.parallel_episodes
         if together == 1:
-            return self.alone(control=control, first_episode=first_episode)
+            every = self.preparation.config.reward.every
+            return self.alone(reward_every=every, control=control, first_episode=first_episode)
         learners = self.preparation.tuning.stacked(together)
         learners.open_account()
         return InstructionSelectionVecEnv(
@@ -117,26 +118,26 @@ class ArmEnvironments:
     def alone(
         self,
         *,
+        reward_every: int,
         control: NDArray[np.float32] | None = None,
         first_episode: int = 0,
-        reward_every: int | None = None,
     ) -> InstructionSelectionEnv:
         """Where the policy learns from one fine-tuning after another.
 
         Args:
+            reward_every: Steps between two measurements; the last step has one in any case.
             control: See :meth:`random_gains`.
             first_episode: Number of the first, by which candidates are renewed.
-            reward_every: Steps between two measurements; None has those of the experiment.
         """
         learner = self.preparation.tuning.policy_learner
         return self._environment(
             learner,
             self.preparation.budget,
             self.window,
+            reward_every=reward_every,
             control=control,
             signal=self._signal(learner),
             first_episode=first_episode,
-            reward_every=reward_every,
         )
 
     def random_gains(
@@ -150,7 +151,8 @@ class ArmEnvironments:
             advance: Told the return of each episode.
         """
         learner = self.preparation.tuning.policy_learner
-        env = self._environment(learner, self.preparation.budget, self.window)
+        every = self.preparation.config.reward.every
+        env = self._environment(learner, self.preparation.budget, self.window, reward_every=every)
         policy = random_policy(rng, num_picks=self.preparation.config.environment.batch_size)
         gains = []
         for seed in seeds:
@@ -159,15 +161,22 @@ class ArmEnvironments:
             advance(played.total)
         return mean_by_step(gains)
 
-    def final(self) -> InstructionSelectionEnv:
-        """Where the policy fine-tunes the model for good; candidates renewed are fresh to it."""
+    def final(self, *, settled: bool = False) -> InstructionSelectionEnv:
+        """Where the policy fine-tunes the model for good; candidates renewed are fresh to it.
+
+        Args:
+            settled: Whether all that it picks is known before: it looks at nothing, and may take
+                any candidate.
+        """
         learner = self.preparation.tuning.learner
+        is_seen = self.policy.sees_stage and not settled
         return self._environment(
             learner,
             self.final_budget,
-            self.window,
+            None if settled else self.window,
+            reward_every=self._seen_every() if is_seen else self._drawn_every(),
             training="final_training",
-            evaluation="reward_evaluation" if self.policy.sees_stage else MONITORING,
+            evaluation="reward_evaluation" if is_seen else MONITORING,
             signal=self._signal(learner),
             first_episode=num_learning_episodes(self.preparation.config),
         )
@@ -184,6 +193,7 @@ class ArmEnvironments:
             learner,
             Budget(steps=1),
             window,
+            reward_every=1,
             signal=self._signal(learner) if with_signal else None,
             first_episode=num_learning_episodes(self.preparation.config),
         )
@@ -194,16 +204,19 @@ class ArmEnvironments:
         by_tier = self.preparation.config.features.tier == "gradient"
         return by_tier and self.policy.sees_alignment
 
-    def _reward_every(self, budget: Budget) -> int:
-        """Steps between two measurements: a policy that learns step by step needs each.
+    def _seen_every(self) -> int:
+        """Steps between measurements of the final fine-tuning that a policy may act on.
 
-        Where nobody learns from them they only draw a curve, and a long one is drawn by points.
+        One that learns step by step needs each; one that was trained sees what it saw before.
         """
-        if isinstance(self.policy, ScorerSection | RaiseConfig):
+        if isinstance(self.policy, TrainedByGradients):
             return self.preparation.config.reward.every
-        if self.policy.learns or budget.steps is None:
-            return 1
-        return max(1, budget.steps // CURVE_POINTS)
+        return 1
+
+    def _drawn_every(self) -> int:
+        """Steps between measurements that only draw a curve."""
+        steps = self.final_budget.steps
+        return 1 if steps is None else max(1, steps // CURVE_POINTS)
 
     def _environment(
         self,
@@ -211,12 +224,12 @@ class ArmEnvironments:
         budget: Budget,
         window: int | None,
         *,
+        reward_every: int,
         training: Purpose = "policy_training",
         evaluation: Purpose = "reward_evaluation",
         control: NDArray[np.float32] | None = None,
         signal: Signal | None = None,
         first_episode: int = 0,
-        reward_every: int | None = None,
     ) -> InstructionSelectionEnv:
         tuning, config = self.preparation.tuning, self.preparation.config
         learner.restore(tuning.base if learner is tuning.learner else tuning.policy_base)
@@ -231,7 +244,7 @@ class ArmEnvironments:
             ledger=self.ledger,
             training_purpose=training,
             evaluation_purpose=evaluation,
-            reward_every=reward_every or self._reward_every(budget),
+            reward_every=reward_every,
             control=control,
             signal=signal,
             first_episode=first_episode,

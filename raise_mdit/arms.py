@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raise_mdit import tracking
+from raise_mdit.agents.static import ReplayPolicy
 from raise_mdit.arm_environments import ArmEnvironments
 from raise_mdit.candidates import Original, kind_of, parents_of
-from raise_mdit.core import KINDS
+from raise_mdit.core import KINDS, Observation
 from raise_mdit.decisions import DECISIONS_FILE, DecisionLog, write_decisions
 from raise_mdit.errors import DataError
 from raise_mdit.held_out import HeldOutData, measure
@@ -28,6 +29,7 @@ from raise_mdit.policy_config import (
     PpoConfig,
     RandomSection,
     ScorerSection,
+    TrainedByGradients,
 )
 from raise_mdit.policy_learning import NO_EXPERIENCE, Experience, Learned, PolicyLearning
 from raise_mdit.policy_source import as_trained
@@ -37,7 +39,7 @@ from raise_mdit.progress import Progress
 from raise_mdit.recording import Recorder
 from raise_mdit.results import ArmResult, HeldOut, total
 from raise_mdit.schedule import Pick
-from raise_mdit.selectors import fixed_selector, prior_of
+from raise_mdit.selectors import allowed, fixed_selector, prior_of
 from raise_mdit.streams import stream
 from raise_mdit.unused_candidates import rows_to_use_once, used_up
 
@@ -205,16 +207,15 @@ class _Running:
     def fine_tune(self, learned: Learned) -> _Final:
         """Train the base model under the policy to the budget."""
         environments = learned.environments or self.environments
-        env = environments.final()
+        env = environments.final(settled=isinstance(learned.policy, ReplayPolicy))
         observation, info = env.reset(seed=self._stream("final"))
         final = _Final([info["validation_loss"]], decisions=self._decision_log(environments))
         final.flops.append(self._flops_so_far())
         self.progress.start(self._stage("fine-tuning"), environments.final_budget.steps)
-        to_use_once = rows_to_use_once(self.preparation, self.policy)
         done = False
         while not done:
-            if to_use_once is not None:
-                self._check_unused_are_left(len(to_use_once), final)
+            if self.policy.most_uses == 1:
+                self._check_unused_are_left(observation, final)
             action, _ = learned.policy.predict(observation, deterministic=learned.deterministic)
             if final.decisions is not None:
                 final.decisions.add(observation, action)
@@ -324,9 +325,9 @@ class _Running:
         return DecisionLog(num_features=num_features, extra_names=tuple(names))
 
     def _control(self) -> NDArray[np.float32] | None:
-        """[T] mean reward of random picks at each step, where rewards are compared with it."""
+        """[T] mean reward of random picks at each step, which is taken off what a policy gets."""
         episodes = self.preparation.config.reward.control_episodes
-        if episodes == 0 or not self.policy.learns:
+        if episodes == 0 or not isinstance(self.policy, TrainedByGradients):
             return None
         self.progress.start(self._stage("random picks to compare with"), episodes)
         control = self.environments.random_gains(
@@ -337,11 +338,14 @@ class _Running:
         self.progress.finish()
         return control
 
-    def _check_unused_are_left(self, num_candidates: int, final: _Final) -> None:
-        """A budget in tokens for which only some orders of the pool are too short."""
-        num_steps = len(final.batches)
-        if (num_steps + 1) * self.preparation.config.environment.batch_size > num_candidates:
-            when = f"after {num_steps} steps and {final.tokens[-1]:,} tokens"
+    def _check_unused_are_left(self, observation: Observation, final: _Final) -> None:
+        """Where only some orders of the pool are too short for the budget."""
+        unused = observation["mask"] & (observation["selected"] == 0)
+        if (of_kinds := allowed(self.preparation, self.policy)) is not None:
+            unused &= of_kinds[observation["window"]]
+        if unused.sum() < self.preparation.config.environment.batch_size:
+            num_candidates = len(rows_to_use_once(self.preparation, self.policy))
+            when = f"after {len(final.batches)} steps and {final.tokens[-1]:,} tokens"
             raise DataError(used_up(self.policy, num_candidates, when))
 
 

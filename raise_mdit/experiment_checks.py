@@ -14,6 +14,7 @@ from pathlib import Path
 from raise_mdit.config import (
     DatasetSource,
     ExperimentConfig,
+    RenewEvery,
     ShareConfig,
     SourceConfig,
 )
@@ -180,7 +181,7 @@ def _own_windows(config: ExperimentConfig, most: int) -> Iterator[Fault]:
 
 def _budget(config: ExperimentConfig, most: int) -> Iterator[Fault]:
     steps, batch = config.environment.budget.steps, config.environment.batch_size
-    if steps is None:
+    if steps is None or isinstance(config.pools.renew, RenewEvery):  # brings more on the way
         return
     limited = [(p.label, p.most_uses) for p in config.policies if p.most_uses is not None]
     short = [label for label, uses in limited if steps * batch > most * uses]

@@ -20,8 +20,16 @@ from raise_mdit.policy_config import (
     RaiseConfig,
     RandomSearchConfig,
     ScorerSection,
+    TrainedByGradients,
 )
-from raise_mdit.ranking_config import InTurnConfig, LessConfig, RankedSection
+from raise_mdit.ranking_config import (
+    DeitaConfig,
+    InTurnConfig,
+    KCenterConfig,
+    LessConfig,
+    RankedSection,
+    SsplConfig,
+)
 from raise_mdit.yaml_document import Fault, Location
 
 SOURCE_FILES = ("config.yaml", "policy.json")
@@ -185,6 +193,9 @@ def _fixed_candidates(config: ExperimentConfig) -> Iterator[Fault]:
     for ranking, where in _rankings(config):
         if ranking.repeat > 1:
             yield Fault((*where, "repeat"), f"{message}, or 1 here")
+        if isinstance(ranking, SsplConfig | KCenterConfig | DeitaConfig):
+            reason = "ranks each candidate by those before it, which renewal replaces"
+            yield Fault((*where, "kind"), f"{reason}; write `pools.renew: never`, or take it out")
 
 
 def _repeats(config: ExperimentConfig) -> Iterator[Fault]:
@@ -311,6 +322,21 @@ def _without_effect(config: ExperimentConfig) -> Iterator[Fault]:
             yield Fault((key,), f"{message} (`--set {key}=null`)")
 
 
+def _reward_of_steps(config: ExperimentConfig) -> Iterator[Fault]:
+    """What of `reward` only policies heed that are trained by gradients."""
+    trained = [each for each in config.policies if isinstance(each, TrainedByGradients)]
+    used = {
+        "every": bool(trained) or config.reward.every == 1,
+        "control_episodes": any(each.learns for each in trained)
+        or config.reward.control_episodes == 0,
+    }
+    if not any(policy.learns or policy.sees_stage for policy in config.policies):
+        return  # `reward` as a whole has none
+    for key in (key for key, is_used in used.items() if not is_used):
+        message = "has no effect: only ppo, a2c, reinforce and raise heed it; add one of them"
+        yield Fault(("reward", key), f"{message}, or remove it (`--set reward.{key}=null`)")
+
+
 def _reward(config: ExperimentConfig) -> Iterator[Fault]:
     steps, every = config.environment.budget.steps, config.reward.every
     if steps is not None and every > steps:
@@ -343,6 +369,7 @@ CHECKS = (
     _turns,
     _balance,
     _without_effect,
+    _reward_of_steps,
     _reward,
     _tier,
 )

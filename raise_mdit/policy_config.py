@@ -414,6 +414,11 @@ class RaiseConfig(LearningSection):
     """Width of both networks; not printed."""
 
 
+TrainedByGradients = ScorerSection | RaiseConfig
+"""Policies whose rewards are measured as `reward.every` and `reward.control_episodes` say; others
+that learn take in every step, or an episode as a whole."""
+
+
 class CustomPolicyConfig(PolicySection):
     """A policy of the user's own making: `raise_mdit.agents.custom_policy` is the guide."""
 

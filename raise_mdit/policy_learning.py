@@ -27,6 +27,7 @@ from raise_mdit.arm_environments import ArmEnvironments, Played, play
 from raise_mdit.core import OnlinePolicy, SelectionPolicy
 from raise_mdit.decisions import POLICY_FILE
 from raise_mdit.envs import InstructionSelectionEnv
+from raise_mdit.errors import DataError
 from raise_mdit.feature_groups import columns_of
 from raise_mdit.policy_config import (
     A2cConfig,
@@ -41,6 +42,7 @@ from raise_mdit.policy_config import (
     RandomSearchConfig,
     ReinforceConfig,
     ScorerSection,
+    TrainedByGradients,
 )
 from raise_mdit.pool_rankings import normal_scores
 from raise_mdit.progress import Progress
@@ -137,7 +139,7 @@ class PolicyLearning:
                 return Learned(best_trial(trials).policy, _tried(trials))
         raise AssertionError(f"{self.policy.label} does not learn")
 
-    def _by_gradients(self, policy: ScorerSection | RaiseConfig) -> Learned:
+    def _by_gradients(self, policy: TrainedByGradients) -> Learned:
         """A scorer trained by Stable-Baselines3."""
         start = self._start(policy)
         algorithm = self._algorithm(policy, start)
@@ -160,6 +162,8 @@ class PolicyLearning:
             self.recorder.log({tracking.ROLLOUT_KEPT_EPISODE: weights.num_episodes})
         self.progress.finish()
         save_policy(algorithm, self.directory / POLICY_FILE)
+        if picked.best is None:
+            raise DataError(self._no_episode_ended(algorithm.num_timesteps))
         best = _better(start.best, picked.best)
         learned = Learned(
             algorithm.policy,
@@ -173,12 +177,22 @@ class PolicyLearning:
             return self._best_played(learned, best)
         return replace(learned, deterministic=policy.final == "greedy")
 
-    def _best_played(self, learned: Learned, best: PickedEpisode | None) -> Learned:
+    def _no_episode_ended(self, num_steps: int) -> str:
+        """What is wrong with a budget in tokens, for which the steps of an episode are a guess."""
+        preparation = self.environments.preparation
+        return (
+            f"environment.budget.tokens: {self.policy.label} picks candidates so short that "
+            f"{num_steps:,} steps, those of its episodes by the pool's mean length, ended none of "
+            f"{preparation.budget.tokens:,} tokens; give it more episodes, or a budget in steps"
+        )
+
+    def _best_played(self, learned: Learned, best: PickedEpisode) -> Learned:
         """The best episode so far, or that of the highest scores, to be played again."""
         assert learned.environments is not None, "scorers say where they pick"
         self._begin(1)
         number = learned.experience.num_episodes
-        env = learned.environments.alone(first_episode=number)
+        whole = learned.environments.preparation.steps_per_episode
+        env = learned.environments.alone(reward_every=whole, first_episode=number)
         greedy = self._episode(env, learned.policy, number, deterministic=True)
         self.progress.finish()
         best = _better(best, _picked(greedy))
@@ -198,7 +212,7 @@ class PolicyLearning:
             columns.append(scorer.linear.in_features - 1)
         scorer.ignore(columns, context="stage" in unseen)
 
-    def _start(self, policy: ScorerSection | RaiseConfig) -> _Start:
+    def _start(self, policy: TrainedByGradients) -> _Start:
         """What the policy begins as, found out or learned first where it has to be."""
         if not isinstance(policy, PpoConfig) or policy.prior is None:
             return _Start(self.environments)
@@ -242,7 +256,7 @@ class PolicyLearning:
             policy, self.seed, num_features=self.environments.num_columns, num_picks=num_picks
         )
 
-    def _algorithm(self, policy: ScorerSection | RaiseConfig, start: _Start) -> OnPolicyAlgorithm:
+    def _algorithm(self, policy: TrainedByGradients, start: _Start) -> OnPolicyAlgorithm:
         environments = start.environments
         played = start.experience.num_episodes
         env = environments.learning(control=self.control, first_episode=played)
@@ -283,26 +297,41 @@ class PolicyLearning:
 
         One of the user's own need not be online; it has no episodes then.
         """
-        returns: list[float] = []
-        best: PickedEpisode | None = None
-        if episodes:
-            env = self.environments.alone()
-            self._begin(episodes)
-            for episode in range(episodes):
-                picked = _picked(self._episode(env, policy, episode, online=online))
-                returns.append(picked.total)
-                best = _better(best, picked)
-            self.progress.finish()
-        return Learned(policy, Experience(tuple(returns)), online=online, best=best)
+        if not episodes:
+            return Learned(policy, online=online)
+        env = self.environments.alone(reward_every=1)
+        played = self._episodes(env, policy, episodes, online=online)
+        returns = tuple(episode.total for episode in played)
+        return Learned(policy, Experience(returns), online=online, best=_better(*played))
 
     def _by_search(self, policy: RandomSearchConfig) -> Learned:
-        """The schedule of the best episode of random picks, played again."""
+        """The schedule of the best episode of random picks, played again.
+
+        Each counts as a whole, so reward-validation is read before and after it, and not between.
+        """
         rng = np.random.default_rng(self._stream("picks"))
-        picks = self.environments.preparation.config.environment.batch_size
-        blind = random_policy(rng, num_picks=picks)
-        learned = self._step_by_step(blind, None, policy.episodes)
-        assert learned.best is not None, "there are episodes"
-        return Learned(ReplayPolicy(learned.best.batches), learned.experience)
+        preparation = self.environments.preparation
+        blind = random_policy(rng, num_picks=preparation.config.environment.batch_size)
+        env = self.environments.alone(reward_every=preparation.steps_per_episode)
+        played = self._episodes(env, blind, policy.episodes)
+        returns = tuple(episode.total for episode in played)
+        return Learned(ReplayPolicy(_better(*played).batches), Experience(returns))
+
+    def _episodes(
+        self,
+        env: InstructionSelectionEnv,
+        policy: SelectionPolicy,
+        number: int,
+        *,
+        online: OnlinePolicy | None = None,
+    ) -> list[PickedEpisode]:
+        """Learning episodes, one after another."""
+        self._begin(number)
+        played = [
+            _picked(self._episode(env, policy, episode, online=online)) for episode in range(number)
+        ]
+        self.progress.finish()
+        return played
 
     def _episode(
         self,
@@ -341,7 +370,7 @@ def _picked(played: Played) -> PickedEpisode:
     return PickedEpisode(played.total, played.batches)
 
 
-def _better(first: PickedEpisode | None, second: PickedEpisode | None) -> PickedEpisode:
-    """The episode that improved the model more; of equals, the first."""
-    episodes = [each for each in (first, second) if each is not None]
-    return max(episodes, key=lambda each: each.total)
+def _better(*episodes: PickedEpisode | None) -> PickedEpisode:
+    """The episode that improved the model most; of equals, the first."""
+    known = [each for each in episodes if each is not None]
+    return max(known, key=lambda each: each.total)

@@ -194,8 +194,9 @@ class _Facts:
 
 
 def _less(preparation: Preparation, policy: LessConfig, progress: Progress) -> Ranking:
-    """By gradients of the learner, which is left as it was; one for all seeds."""
+    """By gradients of the learner before any training, as which it is left; one for all seeds."""
     config, training = preparation.config, preparation.training
+    preparation.tuning.learner.restore(preparation.tuning.base)  # an episode may have trained it
     rng = purpose_rng(config, "less")
     offered = training.offered(training.generation(episode=0, step=0))
     batch_size = config.environment.batch_size

@@ -46,6 +46,7 @@ from raise_mdit.experiment_file import read_config
 from raise_mdit.folders import CONFIG_FILE, PREPARATION_FILE
 from raise_mdit.policy_source import REWARD_EXAMPLES, embeddings_in_words
 from raise_mdit.preparation import Preparation
+from raise_mdit.renewal import num_generations
 from raise_mdit.results import ArmResult, read_result, to_json, total
 from raise_mdit.run_arms import expected_arms
 from raise_mdit.run_candidates import WORDING_FILE
@@ -118,9 +119,14 @@ def _hindrances(before: ExperimentConfig, config: ExperimentConfig) -> list[str]
             continue
         for key, values in differences(policy, known[policy.label]).items():
             found.append((f"policies.{policy.label}.{key}", values))
+    made, needed = num_generations(before), num_generations(config)
+    renewed = (
+        f"`pools.renew` made {made} generations of candidates, and these policies need {needed}"
+    )
     return [
         *(f"{key} differs ({in_words(values)})" for key, values in found),
         *(f"{each} is missing" for each in missing),
+        *([renewed] if made != needed else []),
     ]
 
 

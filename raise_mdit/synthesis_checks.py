@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from raise_mdit.config import ExperimentConfig, RenewEvery
-from raise_mdit.policy_config import RandomConfig, RandomSection
+from raise_mdit.policy_config import (
+    FullDataConfig,
+    RandomConfig,
+    RandomSection,
+    TrainedByGradients,
+)
 from raise_mdit.yaml_document import Fault
 
 if TYPE_CHECKING:  # numpy comes only where it is needed
@@ -83,6 +88,11 @@ def _renewal(config: ExperimentConfig) -> Iterator[Fault]:
     if isinstance(pools.renew, RenewEvery) and config.environment.budget.steps is None:
         message = "counts steps, so it needs `environment.budget.steps`; write `episode` instead"
         yield Fault(("pools", "renew"), message)
+    if pools.renew == "episode" and config.environment.budget.steps is None:
+        trained = [each.label for each in config.policies if isinstance(each, TrainedByGradients)]
+        if trained:
+            message = f"needs `environment.budget.steps` for {', '.join(trained)}: with a budget in"
+            yield Fault(("pools", "renew"), f"{message} tokens episodes differ in number")
 
 
 def _custom_names(config: ExperimentConfig) -> Iterator[Fault]:
@@ -96,6 +106,8 @@ def _custom_names(config: ExperimentConfig) -> Iterator[Fault]:
 
 def _kinds(config: ExperimentConfig) -> Iterator[Fault]:
     for index, policy in enumerate(config.policies):
+        if isinstance(policy, FullDataConfig) and (reason := not_offered(config, "original")):
+            yield Fault(("policies", index, "kind"), reason)
         if not isinstance(policy, RandomSection):
             continue
         for position, kind in enumerate(policy.drawn_from or ()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,20 +14,15 @@ from raise_mdit.renewal import num_learning_episodes
 from raise_mdit.selectors import allowed
 
 
-def rows_to_use_once(preparation: Preparation, policy: PolicySection) -> NDArray[np.int64] | None:
-    """[K] pool rows that the final fine-tuning of a policy can use; None where it may repeat some.
+def rows_to_use_once(preparation: Preparation, policy: PolicySection) -> NDArray[np.int64]:
+    """[K] pool rows that are on offer to a policy at some step of its final fine-tuning.
 
     Args:
         preparation: The pool.
-        policy: Any.
+        policy: One that uses each candidate once.
     """
-    if policy.most_uses != 1:
-        return None
-    training = preparation.training
-    final = num_learning_episodes(preparation.config)
-    rows = training.offered(training.generation(episode=final, step=0))
-    of_kinds = allowed(preparation, policy)
-    return rows if of_kinds is None else rows[of_kinds[rows]]
+    own = [own for own, _ in _own_rows(preparation, policy)]
+    return np.concatenate([_rows_always(preparation, policy), *own])
 
 
 def check_unused_suffice(preparation: Preparation) -> None:
@@ -39,10 +36,9 @@ def check_unused_suffice(preparation: Preparation) -> None:
             names every such policy.
     """
     faults = [
-        used_up(policy, len(rows), f"before {budget}")
+        used_up(policy, len(rows_to_use_once(preparation, policy)), f"before {budget}")
         for policy in preparation.config.policies
-        if (rows := rows_to_use_once(preparation, policy)) is not None
-        and (budget := _out_of_reach(preparation, rows)) is not None
+        if policy.most_uses == 1 and (budget := _out_of_reach(preparation, policy)) is not None
     ]
     if faults:
         raise DataError("\n".join(faults))
@@ -63,14 +59,52 @@ def used_up(policy: PolicySection, num_candidates: int, when: str) -> str:
     )
 
 
-def _out_of_reach(preparation: Preparation, rows: NDArray[np.int64]) -> str | None:
-    """The budget in words, where these rows do not last for it however they are picked."""
+def _out_of_reach(preparation: Preparation, policy: PolicySection) -> str | None:
+    """The budget in words, where candidates do not last for it however they are picked."""
     environment = preparation.config.environment
     steps, tokens = environment.budget.steps, environment.budget.tokens
-    num_batches = len(rows) // environment.batch_size
+    batch_size = environment.batch_size
     if steps is not None:
-        return f"{steps:,} steps of {environment.batch_size}" if num_batches < steps else None
+        parts = _own_rows(preparation, policy)
+        lacking = sum(max(0, num_steps * batch_size - len(own)) for own, num_steps in parts)
+        reached = lacking <= len(_rows_always(preparation, policy))
+        return None if reached else f"{steps:,} steps of {batch_size}"
     assert tokens is not None, "a budget is in steps or in tokens"
+    rows = rows_to_use_once(preparation, policy)
     longest = np.sort(preparation.pool.num_tokens[rows])[::-1]
-    most = int(longest[: num_batches * environment.batch_size].sum())
+    most = int(longest[: len(rows) // batch_size * batch_size].sum())
     return f"{tokens:,} tokens" if most < tokens else None
+
+
+def _rows_always(preparation: Preparation, policy: PolicySection) -> NDArray[np.int64]:
+    """Rows for a policy that are on offer at every step."""
+    training = preparation.training
+    always = np.arange(len(training))
+    if training.renewal is not None:
+        always = np.flatnonzero(training.renewal.generations == 0)
+    return _for(preparation, policy, always)
+
+
+def _own_rows(
+    preparation: Preparation, policy: PolicySection
+) -> list[tuple[NDArray[np.int64], int]]:
+    """What each generation of its final fine-tuning adds to those, and for how many steps.
+
+    Where nothing is renewed there is one generation, which adds nothing.
+    """
+    training, episode = preparation.training, num_learning_episodes(preparation.config)
+    num_steps = preparation.config.environment.budget.steps or 1
+    met = Counter(training.generation(episode=episode, step=step) for step in range(num_steps))
+    always = _rows_always(preparation, policy)
+    return [
+        (np.setdiff1d(_for(preparation, policy, training.offered(generation)), always), steps)
+        for generation, steps in met.items()
+    ]
+
+
+def _for(
+    preparation: Preparation, policy: PolicySection, rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Those of the rows that a policy may pick."""
+    of_kinds = allowed(preparation, policy)
+    return rows if of_kinds is None else rows[of_kinds[rows]]

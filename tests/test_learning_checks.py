@@ -303,6 +303,24 @@ def best_of(first: str, **second: Fields) -> Fields:
             "candidates that are renewed cannot be picked again; write `pools.renew: never`, or 1 "
             "here",
         ),
+        *(
+            (
+                with_policy({"kind": kind}, pools={"mosaic": {}, "renew": {"steps": 5}}),
+                "policies.2.kind",
+                "ranks each candidate by those before it, which renewal replaces; write "
+                "`pools.renew: never`, or take it out",
+            )
+            for kind in ("sspl", "k_center", "deita")
+        ),
+        *(
+            (
+                without_learning(policies=({"kind": "exp3"},), reward={key: 2}),
+                f"reward.{key}",
+                "has no effect: only ppo, a2c, reinforce and raise heed it; add one of them, or "
+                f"remove it (`--set reward.{key}=null`)",
+            )
+            for key in ("every", "control_episodes")
+        ),
         (
             with_policy({"kind": "less", "checkpoints": 9}),
             "policies.2.checkpoints",
@@ -377,8 +395,10 @@ def test_settings_of_policies_that_do_not_fit_are_told(
         experiment(policy={"prior": {"ranking": best_of("longest", dsir={})}, "final": "best"}),
         without_learning(
             policies=({"kind": "base"}, best_of("longest", dsir={"repeat": 10})),
-            reward={"every": 2},
+            reward={"items": 2},
         ),
+        with_policy({"kind": "less"}, pools={"mosaic": {}, "renew": "episode"}),
+        experiment(policy={"kind": "reinforce"}, reward={"every": 2, "control_episodes": 1}),
     ],
 )
 def test_settings_of_policies_at_their_limits_have_no_faults(fields: Fields) -> None:

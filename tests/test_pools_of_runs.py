@@ -17,7 +17,7 @@ from raise_mdit import experiment, synthesis
 from raise_mdit.candidates import Custom, Mosaic
 from raise_mdit.core import KINDS
 from raise_mdit.envs.episode import Episode
-from raise_mdit.errors import ConfigError, DataError, UserError
+from raise_mdit.errors import ConfigError, DataError, RunError, UserError
 from raise_mdit.experiment_file import load_experiment
 from raise_mdit.export import export_schedule
 from raise_mdit.pool import Pool
@@ -149,6 +149,49 @@ def test_generations_differ_and_the_first_is_not_that_without_renewal(folder: Pa
     assert all(mosaics)
     assert not set.intersection(*mosaics)
     assert (pool.kinds[pool.generations == 0] == KINDS.index("original")).all()
+
+
+def test_what_each_step_brings_may_be_used_once(
+    folder: Path, picked: dict[tuple[int, int], list[int]]
+) -> None:
+    """A generation has less than the budget takes, and all of them have more."""
+    few = ("data.pool=[{source: left, rows: 8}]", "environment.window=pool", "seeds=[0]")
+    mosaics = "{original: false, mosaic: {max_instructions: 4}, renew: {steps: 1}}"
+    sizes = np.bincount(prepared(folder, *few, f"pools={mosaics}").pool.generations)[1:]
+    assert (sizes < 6).all()
+    assert (sizes >= 2).all()
+
+    run(folder, *few, f"pools={mosaics}")
+
+    assert len({row for rows in picked.values() for row in rows}) == 3 * 2
+
+
+def test_steps_that_bring_too_little_are_found_before_any_training(folder: Path) -> None:
+    few = ("data.pool=[{source: left, rows: 8}]", "environment={window: pool, batch_size: 6}")
+    mosaics = "pools={original: false, mosaic: {max_instructions: 2}, renew: {steps: 2}}"
+    budget = "environment.budget.steps=4"
+
+    with pytest.raises(DataError, match=r"random never repeats .* used up before 4 steps of 6;"):
+        run(folder, *few, mosaics, budget)
+
+    assert not (folder / "run" / "metrics.jsonl").exists()
+
+
+def test_policies_that_need_more_generations_are_no_more_of_the_same_run(folder: Path) -> None:
+    renewed = "pools={mosaic: {}, renew: episode}"
+    run(folder, renewed, LEARNED)
+    less = LEARNED[:-1] + ", {kind: exp3, episodes: 4}]"
+    more = less[:-1] + ", {kind: ucb, episodes: 6}]"
+    before = (folder / "run" / "pool.parquet").read_bytes()
+
+    run(folder, renewed, less)
+    with pytest.raises(
+        RunError,
+        match=r"one: `pools.renew` made 5 generations of candidates, and these policies need 7\.",
+    ):
+        run(folder, renewed, more)
+
+    assert (folder / "run" / "pool.parquet").read_bytes() == before
 
 
 def test_a_renewed_run_repeats_itself(folder: Path) -> None:

@@ -74,7 +74,21 @@ def test_renewal_by_steps_needs_a_budget_in_steps(fields: Fields) -> None:
     fields["environment"]["budget"] = {"tokens": 1000}
     fields["pools"] = {"mosaic": {}, "renew": {"steps": 3}}
     assert faults(fields)["pools.renew"].startswith("counts steps")
-    assert faults(fields | {"pools": {"mosaic": {}, "renew": "episode"}}) == {}
+    fields["pools"] = {"mosaic": {}, "renew": "episode"}
+    assert faults(fields)["pools.renew"] == (
+        "needs `environment.budget.steps` for ppo: with a budget in tokens episodes differ in "
+        "number"
+    )
+    assert faults(fields | {"policies": ({"kind": "base"}, {"kind": "exp3"})}) == {}
+
+
+def test_full_data_are_originals(fields: Fields) -> None:
+    policies = ({"kind": "base"}, {"kind": "full"})
+    fields |= {"pools": {"original": False, "mosaic": {}}, "policies": policies}
+    assert faults(fields) == {
+        "policies.1.kind": "`pools` makes no original candidates, only mosaic; add `pools.original`"
+    }
+    assert faults(fields | {"pools": {"original": False, "mosaic": {"replay": 0.5}}}) == {}
 
 
 def test_names_of_custom_sources_differ_from_all_others(fields: Fields) -> None:

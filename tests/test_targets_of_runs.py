@@ -102,7 +102,8 @@ def test_policies_learn_from_rewards_over_targets(folder: Path) -> None:
         ]
         for source in ("right", "exam")
     }
-    env = ArmEnvironments(prepared, prepared.config.policies[2], Ledger()).alone()
+    environments = ArmEnvironments(prepared, prepared.config.policies[2], Ledger())
+    env = environments.alone(reward_every=1)
     learner = prepared.tuning.policy_learner
 
     env.reset(seed=0)
