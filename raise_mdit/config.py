@@ -47,7 +47,10 @@ class HubConfig(Section):
 
 
 class PlaygroundSource(Section):
-    """The embedded data set: about 20 families of short tasks with checkable answers."""
+    """The embedded data set: 20 families of short tasks with checkable answers, 8 of no use.
+
+    docs/playground.md shows them.
+    """
 
     name: Name
     """How shares and reports call it."""
@@ -77,8 +80,11 @@ class DatasetSource(Section):
         "prompt_completion",
         "question_answer",
     ] = "auto"
-    """Which columns make a conversation; `auto` tells by their names. `multiple_choice` lists the
-    options with their letters in the prompt; the response is the right one's text."""
+    """Which columns make a conversation; `auto` tells by their names. `alpaca`: `instruction`,
+    `output`, maybe `input`. `dolly`: `instruction`, `response`, maybe `context`. `messages`: a list
+    of turns in `messages` or `conversations`. `prompt_completion` and `question_answer`: as they
+    are called. `multiple_choice`: `question`, `options` or `choices`, and `answer` or `answerKey`;
+    the options stand in the prompt with their letters, the response is the right one's text."""
     task_column: str | None = None
     """Column that names the task of a row, such as `category`."""
 
@@ -140,7 +146,9 @@ class DataConfig(Section):
     on_long_row: Literal["stop", "drop", "truncate"] = "stop"
     """What happens to an example longer than `model.max_length`; all but `stop` is counted."""
     decontaminate: bool = True
-    """Remove pool rows that share their text or 13 words in a row with a held-out row."""
+    """Whether a row leaves a split that shares its prompt or 13 words in a row with a better
+    protected one: `test`, then `model_selection`, `reward_validation` and `pool`. A row with the
+    same whole text leaves in any case."""
 
 
 MetricName = Literal["exact_match", "option_likelihood", "answer_match"]
@@ -250,7 +258,8 @@ class PoolsConfig(Section):
     """Sources of your own."""
     renew: Literal["never", "episode"] | RenewEvery = "never"
     """When mosaics, interpolations and custom candidates are made afresh: never, for each episode,
-    or every so many steps: `{steps: 4}`."""
+    or every so many steps: `{steps: 4}`. What comes back to a candidate (`repeat`, `random_search`,
+    `final: best`) or ranks it by those before it (`sspl`, `k_center`, `deita`) needs `never`."""
 
     @model_validator(mode="after")
     def _offers_something(self) -> Self:
@@ -268,7 +277,8 @@ class FeaturesConfig(Section):
     `gradient`: `cheap` and, at each step, how far the gradient of each offered candidate agrees
     with that of reward-validation."""
     auxiliary_model: str | None = None
-    """Model that reads the pool for tier `model`, named like `model.name`; null: the tuned one."""
+    """Model that reads the pool for tier `model`, named like `model.name`; null: the one that is
+    tuned, before it is."""
     semantic_size: int = Field(32, ge=0)
     """Principal components of the model's own embedding of a candidate. With 0 a learned policy can
     be used with another model (`from`), as components of two models have nothing in common."""
@@ -348,11 +358,14 @@ class RewardConfig(Section):
     """How a policy's reward is measured while it learns."""
 
     every: int = Field(1, ge=1)
-    """Steps between two measurements; the reward of those between is 0. The last step always is."""
+    """Steps between two measurements for `ppo`, `a2c`, `reinforce` and `raise`; the reward of those
+    between is 0, and the last step is always measured. Others that learn step by step are measured
+    at each, those that try schedules before and after."""
     items: int | None = Field(None, ge=2)
     """Measure on that many reward-validation items, drawn once by strata; null takes all."""
     control_episodes: int = Field(0, ge=0)
-    """Episodes of random picks, whose mean reward at each step is subtracted as control variate."""
+    """Episodes of random picks, whose mean reward at each step is subtracted as control variate
+    from those of `ppo`, `a2c`, `reinforce` and `raise`."""
     balance: Literal["tokens", "targets"] = "tokens"
     """What counts alike: all response tokens of reward-validation, or its targets, which are its
     sources. With `targets` the reward is the fall of the mean over targets of loss as a share of
@@ -567,7 +580,7 @@ class ExperimentConfig(Section):
     reward: RewardConfig = RewardConfig()
     """How a policy's reward is measured while it learns."""
     policies: tuple[PolicyConfig, ...] = Field(min_length=1)
-    """The policies to compare; `base` and `random` belong in every comparison."""
+    """The policies to compare; `base` and `random` have to be among them."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured of held-out data, and when."""
     tracking: TrackingConfig = TrackingConfig()

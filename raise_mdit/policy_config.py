@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 
@@ -89,7 +89,7 @@ class MditOnlyConfig(RandomSection):
 
 
 class FullDataConfig(PolicySection):
-    """Every original example once an epoch, in random order: the reference without a budget."""
+    """Every original on offer once an epoch, in random order: the reference without a budget."""
 
     kind: Literal["full"]
     epochs: int = Field(1, ge=1)
@@ -123,9 +123,9 @@ class CandidateScoringSection(LearningSection):
     offer: ClassVar[Offer] = "window"
 
     window: int | Literal["pool"] | None = None
-    """Candidates offered at each step, `pool` for all; null is `environment.window`, or with `from`
-    the whole pool if the policy was trained on it. What is rare and good is seldom in a small
-    window of a large pool, and scoring more costs little."""
+    """Candidates offered at each step, `pool` for all; null is `environment.window`, or for `ppo`
+    with `from` the whole pool if the policy was trained on it. What is rare and good is seldom in a
+    small window of a large pool, and scoring more costs little."""
 
 
 class GradientAlignmentConfig(PolicySection):
@@ -272,13 +272,15 @@ class ScorerSection(CandidateScoringSection):
     episodes_per_update: int = Field(4, ge=1)
     """Fine-tunings between two updates of the policy; `episodes` is a multiple of it."""
     parallel_episodes: int = Field(1, ge=1)
-    """Fine-tunings that step together, their trained parameters stacked; pays on a GPU."""
+    """Fine-tunings that step together, their trained parameters stacked; pays on a GPU. It divides
+    `episodes_per_update`. Each is charged with the frozen layers of its rows as if it were alone,
+    so that this costs more FLOPs than one after another."""
     learning_rate: float = Field(3e-3, gt=0)
     """Of the policy's optimizer."""
     gamma: float = Field(0.99, gt=0, le=1)
     """Discount."""
     entropy_coefficient: float = Field(0.0, ge=0)
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus; a `prior` takes its place."""
     hidden_size: int = Field(64, ge=1)
     """Width of the scorer."""
     final: Literal["greedy", "sample", "best"] = "greedy"
@@ -301,8 +303,8 @@ class ScorerSection(CandidateScoringSection):
 class PpoConfig(ScorerSection):
     """PPO over sets of candidates: a shared scorer with the Plackett-Luce likelihood.
 
-    With `from` it is one that another run has trained: it picks here without learning, and what
-    says how to learn has no effect.
+    With `from` it is one that another run has trained, and picks here without learning: beside it
+    only `name`, `from_policy`, `window` and `final` (not `best`) can be said.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -310,8 +312,8 @@ class PpoConfig(ScorerSection):
     kind: Literal["ppo"]
     from_run: str | None = Field(None, alias="from")
     """Run directory of a policy that is trained already, or null to train one. Its pool, window
-    and model may be others; its semantic components must be of the same model, or none
-    (`features.semantic_size: 0`)."""
+    and model may be others; `features.tier` must be the same, and its semantic components of the
+    same model, or none (`features.semantic_size: 0`)."""
     from_policy: Name | None = None
     """Which of that run's policies of kind `ppo`; null where it has only one."""
     epochs: int = Field(16, ge=1)
@@ -501,20 +503,8 @@ PolicyConfig = Annotated[
 ]
 
 STATIC_KINDS = frozenset(
-    (
-        "deita",
-        "dsir",
-        "ifd",
-        "in_turn",
-        "k_center",
-        "less",
-        "longest",
-        "mdit_only",
-        "mosaic_only",
-        "nearest_to_target",
-        "perplexity",
-        "shortest",
-        "sspl",
-    )
+    get_args(section.model_fields["kind"].annotation)[0]
+    for section in get_args(get_args(BuiltInPolicyConfig)[0])
+    if issubclass(section, RankedSection | MosaicOnlyConfig | MditOnlyConfig)
 )
 """Kinds whose schedule is settled before the first step, `random` and `full` apart."""

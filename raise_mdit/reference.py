@@ -26,8 +26,9 @@ CONFIGURATION_HEAD = """\
 
 Written from `raise_mdit/config.py` by `python -m raise_mdit.reference docs`. Unknown keys are
 faults. Relative paths are relative to the folder in which the command is called.
-`--set key.path=value` overrides a key; entries of lists go by position, name or kind
-(`policies.ppo.episodes=24`), and `key=null` leaves out what cannot be null.
+`--set key.path=value` overrides a key; entries of lists go by position, name, kind or source
+(`policies.ppo.episodes=24`, `data.test.gsm8k.rows=40`), and `key=null` leaves out what cannot be
+null.
 """
 KIND_MEANING = "Chooses this form."
 METRICS_HEAD = """\
