@@ -42,6 +42,7 @@ from raise_mdit.policy_source import with_own_priors
 from raise_mdit.pool import Pool
 from raise_mdit.pool_building import build_pool
 from raise_mdit.progress import Progress
+from raise_mdit.rankings.reuse import num_different
 from raise_mdit.rehearsal import Rehearsal, choose_reward_items, episode_budget, rehearse
 from raise_mdit.renewal import generations_per_episode, steps_per_generation
 from raise_mdit.sources.mosaic_wording import Wording
@@ -126,13 +127,19 @@ class Preparation:
         batch_size = self.config.environment.batch_size
         return max(1, round(self.budget.tokens / float(self.pool.num_tokens.mean()) / batch_size))
 
-    def num_different_picks(self, repeat: int) -> int:
+    def num_different_picks(self, repeat: int, *, ranks: NDArray[np.int64] | None = None) -> int:
         """How many candidates the budget takes when each is used so often; at least a batch.
 
         Args:
             repeat: Uses of each.
+            ranks: [N] in whose order they are used. Without it the answer for a budget in tokens
+                is a guess, by the pool's mean length.
         """
         batch_size = self.config.environment.batch_size
+        if ranks is not None and self.budget.tokens is not None:
+            num_tokens = self.pool.num_tokens[np.argsort(ranks)]
+            budget = self.budget.tokens
+            return num_different(num_tokens, repeat=repeat, budget=budget, batch_size=batch_size)
         needed = -(-self.steps_per_episode * batch_size // repeat)
         return max(batch_size, min(len(self.pool), needed))
 

@@ -199,7 +199,7 @@ def allowed(
         return np.isin(preparation.pool.kinds, kinds)
     if isinstance(policy, RankedSection) and policy.repeat > 1:
         assert ranks is not None, "what may be repeated is ranked first"
-        return ranks < preparation.num_different_picks(policy.repeat)
+        return ranks < preparation.num_different_picks(policy.repeat, ranks=ranks)
     return None
 
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -540,6 +540,22 @@ def test_a_token_budget_beyond_the_order_of_a_policy_is_found_when_it_is_spent(
     lengths = np.sort(prepared_from(folder, *overrides).pool.num_tokens)[::-1]
     with pytest.raises(DataError, match="are used up after 13 steps and"):
         run(folder, "run", *overrides, f"environment.budget={{tokens: {lengths[:39].sum()}}}")
+
+
+@pytest.mark.parametrize("kind", ["shortest", "longest"])
+def test_a_ranking_repeats_as_often_as_it_says_on_a_budget_in_tokens(
+    folder: Path, kind: str
+) -> None:
+    directory = run(
+        folder,
+        "run",
+        "seeds=[0]",
+        f"policies=[{{kind: base}}, {{kind: random}}, {{kind: {kind}, repeat: 2}}]",
+        "environment.budget={tokens: 300}",
+    )
+
+    uses = Counter(pick.id for pick in read_schedule(directory) if pick.policy == kind)
+    assert max(uses.values()) == 2
 
 
 def test_a_step_budget_beyond_the_rows_that_were_read_is_found_before_any_training(
