@@ -75,6 +75,8 @@ def learn(
 ) -> None:
     """Train for a number of episodes.
 
+    What the last update gave stays in the algorithm's logger: the library writes before it updates.
+
     Args:
         algorithm: As built for an environment.
         episodes: Fine-tunings to learn from.
@@ -82,7 +84,6 @@ def learn(
         callback: Told of every step.
     """
     algorithm.learn(episodes * steps_per_episode, callback=callback, log_interval=1)
-    algorithm.logger.dump(algorithm.num_timesteps)  # what the last update gave, otherwise lost
 
 
 def save_policy(algorithm: OnPolicyAlgorithm, path: Path) -> None:

@@ -157,6 +157,7 @@ class PolicyLearning:
             steps_per_episode=self.environments.preparation.steps_per_episode,
             callback=CallbackList([episodes, weights, picked]),
         )
+        algorithm.logger.dump(algorithm.num_timesteps)  # of the last update
         if isinstance(policy, ScorerSection) and policy.keep == "best":
             weights.take_best()
             self.recorder.log({tracking.ROLLOUT_KEPT_EPISODE: weights.num_episodes})
