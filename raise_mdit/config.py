@@ -144,7 +144,9 @@ class DataConfig(Section):
     on_bad_row: Literal["stop", "skip"] = "stop"
     """A row that cannot be read stops the run, or is skipped, counted and listed."""
     on_long_row: Literal["stop", "drop", "truncate"] = "stop"
-    """What happens to an example longer than `model.max_length`; all but `stop` is counted."""
+    """What happens to an example longer than `model.max_length`, of the pool or held out: the run
+    stops, it is left out, or its end is cut off, which is the response's (with all of that it is
+    left out). The last two are counted."""
     decontaminate: bool = True
     """Whether a row leaves a split that shares its prompt or 13 words in a row with a better
     protected one: `test`, then `model_selection`, `reward_validation` and `pool`. A row with the

@@ -36,7 +36,8 @@ def not_offered(config: ExperimentConfig, kind: Kind) -> str | None:
     if offered[kind]:
         return None
     has = ", ".join(name for name, there in offered.items() if there)
-    return f"`pools` makes no {kind} candidates, only {has}; add `pools.{kind}`"
+    remedy = "write `pools.original: true`" if kind == "original" else f"add `pools.{kind}`"
+    return f"`pools` makes no {kind} candidates, only {has}; {remedy}"
 
 
 def replays_nothing(replay: float, num_examples: int) -> str | None:

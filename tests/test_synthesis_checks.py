@@ -86,7 +86,8 @@ def test_full_data_are_originals(fields: Fields) -> None:
     policies = ({"kind": "base"}, {"kind": "full"})
     fields |= {"pools": {"original": False, "mosaic": {}}, "policies": policies}
     assert faults(fields) == {
-        "policies.1.kind": "`pools` makes no original candidates, only mosaic; add `pools.original`"
+        "policies.1.kind": "`pools` makes no original candidates, only mosaic; write "
+        "`pools.original: true`"
     }
     assert faults(fields | {"pools": {"original": False, "mosaic": {"replay": 0.5}}}) == {}
 
