@@ -212,10 +212,11 @@ class _Running:
         final = _Final([info["validation_loss"]], decisions=self._decision_log(environments))
         final.flops.append(self._flops_so_far())
         self.progress.start(self._stage("fine-tuning"), environments.final_budget.steps)
+        of_kinds = allowed(self.preparation, self.policy) if self.policy.most_uses == 1 else None
         done = False
         while not done:
             if self.policy.most_uses == 1:
-                self._check_unused_are_left(observation, final)
+                self._check_unused_are_left(observation, of_kinds, final)
             action, _ = learned.policy.predict(observation, deterministic=learned.deterministic)
             if final.decisions is not None:
                 final.decisions.add(observation, action)
@@ -338,10 +339,12 @@ class _Running:
         self.progress.finish()
         return control
 
-    def _check_unused_are_left(self, observation: Observation, final: _Final) -> None:
+    def _check_unused_are_left(
+        self, observation: Observation, of_kinds: NDArray[np.bool_] | None, final: _Final
+    ) -> None:
         """Where only some orders of the pool are too short for the budget."""
         unused = observation["mask"] & (observation["selected"] == 0)
-        if (of_kinds := allowed(self.preparation, self.policy)) is not None:
+        if of_kinds is not None:
             unused &= of_kinds[observation["window"]]
         if unused.sum() < self.preparation.config.environment.batch_size:
             num_candidates = len(rows_to_use_once(self.preparation, self.policy))

@@ -324,14 +324,14 @@ def _without_effect(config: ExperimentConfig) -> Iterator[Fault]:
 
 def _reward_of_steps(config: ExperimentConfig) -> Iterator[Fault]:
     """What of `reward` only policies heed that are trained by gradients."""
+    if not any(policy.learns or policy.sees_stage for policy in config.policies):
+        return  # `reward` as a whole has none
     trained = [each for each in config.policies if isinstance(each, TrainedByGradients)]
     used = {
         "every": bool(trained) or config.reward.every == 1,
         "control_episodes": any(each.learns for each in trained)
         or config.reward.control_episodes == 0,
     }
-    if not any(policy.learns or policy.sees_stage for policy in config.policies):
-        return  # `reward` as a whole has none
     for key in (key for key, is_used in used.items() if not is_used):
         message = "has no effect: only ppo, a2c, reinforce and raise heed it; add one of them"
         yield Fault(("reward", key), f"{message}, or remove it (`--set reward.{key}=null`)")

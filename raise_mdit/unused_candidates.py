@@ -78,11 +78,7 @@ def _out_of_reach(preparation: Preparation, policy: PolicySection) -> str | None
 
 def _rows_always(preparation: Preparation, policy: PolicySection) -> NDArray[np.int64]:
     """Rows for a policy that are on offer at every step."""
-    training = preparation.training
-    always = np.arange(len(training))
-    if training.renewal is not None:
-        always = np.flatnonzero(training.renewal.generations == 0)
-    return _for(preparation, policy, always)
+    return _for(preparation, policy, np.flatnonzero(_is_always(preparation)))
 
 
 def _own_rows(
@@ -95,11 +91,20 @@ def _own_rows(
     training, episode = preparation.training, num_learning_episodes(preparation.config)
     num_steps = preparation.config.environment.budget.steps or 1
     met = Counter(training.generation(episode=episode, step=step) for step in range(num_steps))
-    always = _rows_always(preparation, policy)
-    return [
-        (np.setdiff1d(_for(preparation, policy, training.offered(generation)), always), steps)
-        for generation, steps in met.items()
-    ]
+    is_always = _is_always(preparation)
+    own = []
+    for generation, steps in met.items():
+        rows = training.offered(generation)
+        own.append((_for(preparation, policy, rows[~is_always[rows]]), steps))
+    return own
+
+
+def _is_always(preparation: Preparation) -> NDArray[np.bool_]:
+    """[N] which candidates are on offer at every step."""
+    renewal = preparation.training.renewal
+    if renewal is None:
+        return np.ones(len(preparation.training), bool)
+    return np.asarray(renewal.generations == 0)
 
 
 def _for(
