@@ -26,8 +26,11 @@ class BestPolicy(BaseCallback):
         """Mean improvement over the episodes that those weights collected."""
         self.num_episodes = 0
         """Episodes that the policy had learned from when it had them."""
+        self.num_updates = 0
+        """Updates behind them; none are those that it began with."""
         self._weights: dict[str, torch.Tensor] = {}
         self._num_seen = num_before
+        self._num_rollouts = 0
         self._returns: list[float] = []
         self._gains: dict[int, float] = defaultdict(float)
 
@@ -53,6 +56,8 @@ class BestPolicy(BaseCallback):
         mean = float(np.mean(self._returns)) if self._returns else -np.inf
         if mean > self.best_return:
             self.best_return, self.num_episodes = mean, self._num_seen
+            self.num_updates = self._num_rollouts
             weights = self.model.policy.state_dict()
             self._weights = {name: weight.clone() for name, weight in weights.items()}
         self._num_seen += len(self._returns)
+        self._num_rollouts += 1

@@ -270,6 +270,7 @@ class _Running:
             episode_returns=experience.returns,
             trials=experience.trials,
             greedy_return=experience.greedy_return,
+            kept_updates=experience.kept_updates,
             steps=len(final.batches),
             tokens=final.tokens[-1],
             step_tokens=tuple(final.tokens),

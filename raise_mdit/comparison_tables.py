@@ -128,9 +128,9 @@ def _interval(interval: Interval | None) -> str:
     if interval is None:
         return ""
     if interval.low is None or interval.high is None:
-        return f"{interval.mean:.3f}"
+        return f"{interval.mean:z.3f}"
     up, down = f"{interval.high - interval.mean:.3f}", f"{interval.mean - interval.low:.3f}"
-    return f"{interval.mean:.3f} " + (f"±{up}" if up == down else f"+{up} -{down}")
+    return f"{interval.mean:z.3f} " + (f"±{up}" if up == down else f"+{up} -{down}")
 
 
 def _share(interval: Interval | None) -> str:

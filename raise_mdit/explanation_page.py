@@ -100,7 +100,7 @@ def waterfall(explanation: Explanation, pick: ExplainedPick) -> go.Figure:
         y=[*map(escape, explanation.groups), "all together"],
         x=[*pick.attributions.tolist(), pick.lift],
         measure=["relative"] * len(explanation.groups) + ["total"],
-        text=[f"{value:+.3f}" for value in (*pick.attributions, pick.lift)],
+        text=[f"{value:+z.3f}" for value in (*pick.attributions, pick.lift)],
         increasing={"marker": {"color": RAISES}},
         decreasing={"marker": {"color": LOWERS}},
         totals={"marker": {"color": TOTAL}},

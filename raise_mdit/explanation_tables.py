@@ -32,7 +32,7 @@ def picks_table(explanation: Explanation, *, top: int) -> SplitTable:
     """
     picks = list(explanation.strongest(top))
     owed = [
-        Column(group, [f"{pick.attributions[place]:+.3f}" for pick in picks])
+        Column(group, [f"{pick.attributions[place]:+z.3f}" for pick in picks])
         for place, group in enumerate(explanation.groups)
     ]
     return SplitTable(
@@ -41,7 +41,7 @@ def picks_table(explanation: Explanation, *, top: int) -> SplitTable:
         groups=(
             (
                 Column("score", [f"{pick.score:.3f}" for pick in picks]),
-                Column("above mean", [f"{pick.lift:+.3f}" for pick in picks]),
+                Column("above mean", [f"{pick.lift:+z.3f}" for pick in picks]),
                 Column("log p", [f"{pick.log_probability:.2f}" for pick in picks]),
             ),
             owed,

@@ -62,6 +62,8 @@ class Experience(NamedTuple):
     """Rankings that were tried before that."""
     greedy_return: float | None = None
     """Of an episode of the highest scores after it, where one was played."""
+    kept_updates: int | None = None
+    """Updates behind the weights that were kept, where those of the best episodes were."""
 
     @property
     def num_episodes(self) -> int:
@@ -158,8 +160,10 @@ class PolicyLearning:
             callback=CallbackList([episodes, weights, picked]),
         )
         algorithm.logger.dump(algorithm.num_timesteps)  # of the last update
+        kept_updates = None
         if isinstance(policy, ScorerSection) and policy.keep == "best":
             weights.take_best()
+            kept_updates = weights.num_updates
             self.recorder.log({tracking.ROLLOUT_KEPT_EPISODE: weights.num_episodes})
         self.progress.finish()
         save_policy(algorithm, self.directory / POLICY_FILE)
@@ -168,7 +172,9 @@ class PolicyLearning:
         best = _better(start.best, picked.best)
         learned = Learned(
             algorithm.policy,
-            before._replace(returns=(*before.returns, *episodes.returns)),
+            before._replace(
+                returns=(*before.returns, *episodes.returns), kept_updates=kept_updates
+            ),
             best=best,
             environments=start.environments,
         )

@@ -15,8 +15,8 @@ from raise_mdit.statistics import Interval
 MINUS = "\N{MINUS SIGN}"
 UNKNOWN = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-LOSS = "{:.4f}"
-DIFFERENCE = "{:+.4f}"
+LOSS = "{:z.4f}"
+DIFFERENCE = "{:+z.4f}"
 SHARE = "{:.1%}"
 TFLOP = 1e12
 SMALLEST_P = 0.001

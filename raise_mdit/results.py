@@ -15,7 +15,7 @@ from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
 from raise_mdit.ledger import FINAL_EVALUATION, MONITORING
 
-RESULTS_FORMAT = 4
+RESULTS_FORMAT = 5
 """Raised when an older program could not read results any more."""
 
 _LIST_OF_NUMBERS = re.compile(r"\[\n[-+.,\deE\s]+\]")
@@ -82,6 +82,9 @@ class ArmResult:
     greedy_return: float | None = None
     """Return of an episode of the highest scores after learning, where the best of all episodes is
     played again in the final fine-tuning; None elsewhere."""
+    kept_updates: int | None = None
+    """Updates behind the weights that were kept, where those of the best episodes were (`keep:
+    best`); 0 are those that the policy began with."""
     steps: int
     """Optimizer steps T of the final fine-tuning."""
     tokens: int
@@ -157,7 +160,7 @@ def to_json(arms: Sequence[ArmResult], summaries: Sequence[Any] = ()) -> str:
 
 
 def arms_from_json(text: str) -> tuple[ArmResult, ...]:
-    """The arms that :func:`to_json` wrote, equal to the last bit; those of formats 2 and 3, too.
+    """The arms that :func:`to_json` wrote, equal to the last bit; those of older formats, too.
 
     Raises:
         RunError: The text is no result of a known format.
@@ -169,9 +172,9 @@ def arms_from_json(text: str) -> tuple[ArmResult, ...]:
         raise RunError("the results are not a JSON object with a `format`") from fault
     read = _READERS.get(found) if isinstance(found, int) else None
     if read is None:
-        raise RunError(
-            f"the results have format {found!r}; this version reads 2, 3 and {RESULTS_FORMAT}"
-        )
+        *older, newest = _READERS
+        readable = f"{', '.join(map(str, older))} and {newest}"
+        raise RunError(f"the results have format {found!r}; this version reads {readable}")
     try:
         return tuple(read(fields) for fields in document["arms"])
     except (ValueError, TypeError, KeyError, AttributeError) as fault:
@@ -224,6 +227,7 @@ def _arm(fields: Mapping[str, Any]) -> ArmResult:
         "episode_returns": _floats(fields["episode_returns"]),
         "trials": tuple(_trial(**trial) for trial in fields["trials"]),
         "greedy_return": _optional(fields["greedy_return"]),
+        "kept_updates": fields["kept_updates"],
         "step_tokens": tuple(fields["step_tokens"]),
         "step_flops": _floats(fields["step_flops"]),
         "picks": tuple(fields["picks"]),
@@ -232,9 +236,14 @@ def _arm(fields: Mapping[str, Any]) -> ArmResult:
     return ArmResult(**{**fields, **decoded})
 
 
+def _arm_of_format_4(fields: Mapping[str, Any]) -> ArmResult:
+    """It did not say which weights were kept."""
+    return _arm({**fields, "kept_updates": None})
+
+
 def _arm_of_format_3(fields: Mapping[str, Any]) -> ArmResult:
     """It did not tell episodes of other purposes from those that were learned from."""
-    return _arm({**fields, "trials": (), "greedy_return": None})
+    return _arm_of_format_4({**fields, "trials": (), "greedy_return": None})
 
 
 def _arm_of_format_2(fields: Mapping[str, Any]) -> ArmResult:
@@ -251,6 +260,7 @@ def _arm_of_format_2(fields: Mapping[str, Any]) -> ArmResult:
 _READERS: Mapping[int, Callable[[Mapping[str, Any]], ArmResult]] = {
     2: _arm_of_format_2,
     3: _arm_of_format_3,
+    4: _arm_of_format_4,
     RESULTS_FORMAT: _arm,
 }
 

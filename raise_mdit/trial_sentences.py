@@ -1,4 +1,4 @@
-"""What became of rankings that were tried, and of episodes that were kept, in sentences."""
+"""What became of rankings that were tried, and of weights and episodes that were kept, in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HIGHEST_SCORES = "the highest scores"
 
 
 def trial_sentences(arms: Sequence[ArmResult], *, beside: Collection[str] = ()) -> list[str]:
-    """For each policy that tried rankings or kept an episode, which, and what it made of them.
+    """For each policy that tried rankings or kept weights or an episode, which.
 
     Args:
         arms: Finished ones, of any policies and seeds.
@@ -22,7 +22,7 @@ def trial_sentences(arms: Sequence[ArmResult], *, beside: Collection[str] = ()) 
     return [
         f"{policy} {' and '.join(done)}.{_not_among(group, known)}"
         for policy, group in by_policy(arms).items()
-        if (done := [*_tried(group), *_played_again(group)])
+        if (done := [*_tried(group), *_kept(group), *_played_again(group)])
     ]
 
 
@@ -53,6 +53,18 @@ def _tried(group: Sequence[ArmResult]) -> list[str]:
     )
     took = "followed" if tried[0].kind == "best_of" else "began as"
     return [f"tried rankings (mean return: {returns}), {took} {_by_seed(tried, _best_trial)}"]
+
+
+def _kept(group: Sequence[ArmResult]) -> list[str]:
+    """Which weights a policy kept, where they are what it picks by in the end."""
+    kept = [arm for arm in group if arm.kept_updates is not None and arm.greedy_return is None]
+    return [f"kept {_by_seed(kept, _kept_weights)}"] if kept else []
+
+
+def _kept_weights(arm: ArmResult) -> str:
+    if arm.kept_updates == 0:
+        return "the weights that it began with, as no later ones gained more"
+    return f"the weights of update {arm.kept_updates}"
 
 
 def _played_again(group: Sequence[ArmResult]) -> list[str]:

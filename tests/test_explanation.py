@@ -217,7 +217,7 @@ def test_picks_fit_a_terminal_with_all_their_figures(
         told = " ".join(own).split()
         for figure in (f"{pick.score:.3f}", f"{pick.log_probability:.2f}"):
             assert figure in told
-        assert {f"{part:+.3f}" for part in pick.attributions} <= set(told)
+        assert {f"{part:+z.3f}" for part in pick.attributions} <= set(told)
 
 
 def test_scores_are_those_by_which_the_policy_chose(made: Run, explanation: Explanation) -> None:
@@ -596,7 +596,7 @@ def test_the_command_prints_tables_and_writes_the_page(
     arm = explanation.result
     assert (run.directory / f"explanation-{arm.policy}-s{arm.seed}.html").is_file()
     for pick in explanation.picks:
-        line = rf"^ *{pick.step} +{pick.slot} +{pick.score:.3f} +\{pick.lift:+.3f} .* {pick.kind} "
+        line = rf"^ *{pick.step} +{pick.slot} +{pick.score:.3f} +\{pick.lift:+z.3f} .* {pick.kind} "
         assert re.search(line, shown, re.MULTILINE)
     assert EVIL in shown
     assert "first third" in shown

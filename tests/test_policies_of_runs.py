@@ -388,6 +388,21 @@ def test_the_best_episode_is_played_again(arms: dict[str, ArmResult]) -> None:
     assert gained(arm) == pytest.approx(best, abs=1e-9)
 
 
+@pytest.mark.parametrize(("name", "per_update"), [("ppo", 2), ("a2c", 1)])
+def test_the_weights_of_the_best_rollout_are_kept(
+    arms: dict[str, ArmResult], name: str, per_update: int
+) -> None:
+    returns = np.reshape(arms[name].episode_returns, (-1, per_update))
+
+    assert arms[name].kept_updates == returns.mean(axis=1).argmax()
+
+
+def test_of_weights_that_were_not_compared_nothing_is_told(arms: dict[str, ArmResult]) -> None:
+    assert arms["blind"].kept_updates is None  # keep: last
+    assert arms["raise"].kept_updates is None
+    assert arms["random"].kept_updates is None
+
+
 def test_a_policy_begins_as_the_best_of_what_was_tried(
     directory: Path, arms: dict[str, ArmResult]
 ) -> None:

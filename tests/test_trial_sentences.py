@@ -67,6 +67,22 @@ def test_which_episode_was_played_again_is_said_by_seed() -> None:
     )
 
 
+def test_which_weights_were_kept_is_said_by_seed() -> None:
+    first = arm("ppo", 0, 1.0, kept_updates=0)
+    later = arm("ppo", 1, 1.0, kept_updates=6)
+    said = "ppo kept the weights that it began with, as no later ones gained more"
+
+    assert trial_sentences([first]) == [f"{said}."]
+    assert trial_sentences([first, later]) == [f"{said} (s0), the weights of update 6 (s1)."]
+
+
+def test_of_a_policy_that_plays_an_episode_again_weights_are_not_told() -> None:
+    """They pick nothing any more."""
+    replayed = arm("ppo", 0, 1.0, episode_returns=(0.3,), greedy_return=0.1, kept_updates=0)
+
+    assert trial_sentences([replayed]) == ["ppo in the end played episode 1 again."]
+
+
 @pytest.mark.parametrize(
     ("episodes", "greedy", "expected"),
     [

@@ -63,6 +63,7 @@ def test_the_weights_that_collected_the_best_episodes_come_back(num_before: int)
     now = torch.cat([p.detach().flatten() for p in algorithm.policy.parameters()])
     assert best.best_return == np.mean(RETURNS[2:4])
     assert best.num_episodes == num_before + 2
+    assert best.num_updates == 1
     assert torch.equal(now, weights.seen[1])
     assert not torch.equal(now, last)
 
