@@ -43,12 +43,16 @@ class ExplainableArms:
             for each in scorers
             if isinstance(each, PpoConfig) and each.from_run is not None
         }
-        self._trains_scorers = len(scorers) > len(self._elsewhere)
+        trained_here = {each.label for each in scorers} - set(self._elsewhere)
+        self._trains_scorers = bool(trained_here)
+        self._unfinished: dict[str, list[int]] = {}
         left_out: dict[str, dict[str, list[int]]] = {}
         for policy in config.policies:
             for seed in sorted(config.seeds):
                 folder = arm_folder(directory, policy.label, seed)
                 if not (folder / "result.json").is_file():
+                    if policy.label in trained_here:
+                        self._unfinished.setdefault(policy.label, []).append(seed)
                     continue
                 self.names |= {policy.label, policy.kind}
                 reason = _why_not(policy, folder)
@@ -78,27 +82,41 @@ class ExplainableArms:
             told = (_trained_elsewhere(*each) for each in self._elsewhere.items())
             raise RunError(f"{self._directory}: {'; '.join(told)}")
         if not self._folders:
-            raise RunError(
-                f"{self._directory}: no finished policy of this run can be explained. `explain` "
-                "reads learned policies that score candidates, such as kind ppo, and what they "
-                f"leave in arms/*/{DECISIONS_FILE}; add one to the experiment and run it, or run "
-                "again what an older version ran"
-            )
+            raise RunError(f"{self._directory}: {self._why_none()}")
         if policy is None:
             policy = next(iter(self._folders))
         if policy not in self._folders:
-            can_be = f"those that can be explained: {', '.join(self._folders)}"
-            if policy in self._reasons:
-                reason = self._reasons[policy]
-                raise RunError(f"--policy {policy!r}: left out, as {reason}; {can_be}")
-            near = nearest(policy, [*self._folders, *self._reasons])
-            raise RunError(f"--policy {policy!r}: no finished policy of this run; {can_be}.{near}")
+            raise RunError(f"--policy {policy!r}: {self._why_not_this(policy)}")
         seeds = self._folders[policy]
         if seed is None:
             seed = min(seeds)
         if seed not in seeds:
             raise RunError(f"--seed {seed}: {policy} has seeds {', '.join(map(str, seeds))}")
         return seeds[seed]
+
+    def _why_none(self) -> str:
+        """Why no arm can be explained."""
+        if self._unfinished:
+            return (
+                "no policy that can be explained has finished yet; "
+                f"raise-mdit run {self._directory} goes on with {arms_in_words(self._unfinished)}"
+            )
+        return (
+            "no finished policy of this run can be explained. `explain` reads learned policies "
+            "that score candidates, such as kind ppo, and what they leave in "
+            f"arms/*/{DECISIONS_FILE}; add one to the experiment and run it, or run again what an "
+            "older version ran"
+        )
+
+    def _why_not_this(self, policy: str) -> str:
+        """Why no arm of a policy can be, where those of others can."""
+        can_be = f"those that can be explained: {', '.join(self._folders)}"
+        if policy in self._reasons:
+            return f"left out, as {self._reasons[policy]}; {can_be}"
+        if policy in self._unfinished:
+            return f"not finished yet; {can_be}"
+        near = nearest(policy, [*self._folders, *self._reasons])
+        return f"no finished policy of this run; {can_be}.{near}"
 
 
 def _trained_elsewhere(label: str, source: str) -> str:

@@ -383,7 +383,7 @@ def test_thirds_hold_every_step_once(num_steps: int) -> None:
     [
         ({"policy": "pp0"}, r"--policy 'pp0': .* ppo\. Did you mean 'ppo'\?"),
         ({"policy": "rand"}, r"'rand': no finished policy of this run; .* Did you mean 'random'\?"),
-        ({"policy": "second"}, "--policy 'second': no finished policy of this run; those that can"),
+        ({"policy": "second"}, "--policy 'second': not finished yet; those that can .*: ppo$"),
         (
             {"policy": "random"},
             "--policy 'random': left out, as they do not learn .*; those .* explained: ppo$",
@@ -400,7 +400,16 @@ def test_what_the_run_lacks_is_named(asked: dict[str, str | int], message: str, 
         explain(made.directory, progress=Silent(), **asked)  # type: ignore[arg-type]  # by name
 
 
+def test_while_no_learned_policy_has_finished_the_run_is_to_go_on(run: Run) -> None:
+    for seed in (1, 3):
+        (run.arm(seed=seed) / "result.json").unlink()
+
+    with pytest.raises(RunError, match=r"yet; .* goes on with ppo s1 s3, second s1 s3$"):
+        explain(run.directory, progress=Silent())
+
+
 def test_a_run_without_learned_policies_says_what_to_do(run: Run) -> None:
+    ask_for(run, {"kind": "ppo"})
     for seed in (1, 3):
         (run.arm(seed=seed) / "decisions.safetensors").unlink()
 
