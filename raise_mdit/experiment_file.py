@@ -34,6 +34,9 @@ OWN_OPTIONS = "options"
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
+_LONGEST_OVERRIDE = 100
+"""Characters of an override that a message repeats."""
+
 
 class LoadedExperiment(NamedTuple):
     """A sound experiment, and where each of its keys was written."""
@@ -67,9 +70,16 @@ class LoadedExperiment(NamedTuple):
 
     def _at(self, where: Location, message: str) -> str:
         if override := self.changes.origin(where):
-            return f"--set {override}: {message}"
+            return f"{set_option(override)}: {message}"
         mark = self.document.mark(Fault(where, message))
         return _in_file(self.path, self.document.lines, mark, message)
+
+
+def set_option(override: str) -> str:
+    """An override as a message repeats it: on one line, without the end of a long value."""
+    line = " ".join(override.split())
+    told = line if len(line) <= _LONGEST_OVERRIDE else f"{line[:_LONGEST_OVERRIDE]}…"
+    return f"--set {told}"
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -241,7 +251,7 @@ class _Overrides:
         self._origins[where] = override
 
     def _blame(self, override: str, message: str) -> None:
-        self.faults.append(f"--set {override}: {message}")
+        self.faults.append(f"{set_option(override)}: {message}")
 
     def locate(self, key: str) -> Location:
         """The location a dotted path means; its last key need not be written yet.
@@ -350,7 +360,7 @@ def _report(path: Path, document: Document, changes: _Overrides, faults: list[Fa
     messages += changes.faults
     for fault in faults:
         if override := changes.origin(fault.where):
-            messages.append(f"--set {override}: {_described(fault)}")
+            messages.append(f"{set_option(override)}: {_described(fault)}")
     if len(messages) > 1:
         messages.append(f"{len(messages)} faults in {path}")
     return "\n".join(messages).encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,12 @@ import numpy as np
 
 from raise_mdit.config import ExperimentConfig, SweepConfig, SweepParameterConfig, SweepValue
 from raise_mdit.errors import ConfigError, nearest
-from raise_mdit.experiment_file import LoadedExperiment, load_experiment, load_with_places
+from raise_mdit.experiment_file import (
+    LoadedExperiment,
+    load_experiment,
+    load_with_places,
+    set_option,
+)
 from raise_mdit.folders import POINT
 from raise_mdit.sweep_results import Setting
 
@@ -125,7 +130,7 @@ def _alone(
 def _said(fault: ConfigError, setting: Setting) -> list[str]:
     """Each fault without its place in the file, which has none of these values."""
     written = changes(setting)
-    heads = [_PLACE, *(re.compile(re.escape(f"--set {change}: ")) for change in written)]
+    heads = [_PLACE, *(re.compile(re.escape(f"{set_option(change)}: ")) for change in written)]
     lines = str(fault).splitlines()
     told = [line[head.end() :] for line in lines for each in heads if (head := each.match(line))]
     return [f"with {' '.join(written)}: {each}" for each in told or [str(fault)]]

@@ -583,6 +583,18 @@ def test_a_fault_of_an_override_shows_the_override(
     assert faults(path, [override])[0].startswith(f"--set {override}: {expected}")
 
 
+def test_of_a_long_override_a_message_shows_the_beginning_on_one_line(path: Path) -> None:
+    """Such as the policies of another file."""
+    block = "".join(f"\n  - {{kind: longest, name: number-{at}}}" for at in range(20))
+
+    (found,) = faults(path, [f"policies=\n  - {{kind: base}}\n  - {{kind: randm}}{block}"])
+
+    given, _, fault = found.partition("…: ")
+    assert given.startswith("--set policies= - {kind: base} - {kind: randm} - {kind: longest,")
+    assert len(given) == len("--set ") + 100
+    assert fault.startswith("policies.1.kind: got 'randm'")
+
+
 def test_faults_of_overrides_come_after_those_of_the_file(path: Path) -> None:
     path.write_text(edited(("[0, 1]", "[a]")))
     found = faults(path, ["name=a b", "nme=x"])
