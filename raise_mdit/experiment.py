@@ -20,6 +20,7 @@ from raise_mdit.experiment_file import read_config, resolved_yaml
 from raise_mdit.folders import PREPARATION_FILE
 from raise_mdit.open_comparisons import power_sentences
 from raise_mdit.progress import Progress
+from raise_mdit.remaining_time import RemainingTime, about
 from raise_mdit.report import write_report
 from raise_mdit.report_sentences import metric_agreement_of
 from raise_mdit.results import ArmResult, read_results, to_json, total
@@ -153,17 +154,22 @@ def _run_arms(
         findings = findings_of(preparation)
         del preparation  # its model takes memory that the processes need
         arms = run_side_by_side(missing, directory, jobs=jobs, findings=findings, progress=progress)
+    remaining = RemainingTime(arm.result for arm in finished.values())
     for arm in arms:
         finished[arm.result.policy, arm.result.seed] = arm
-        progress.note(_finished_sentence(arm.result, len(finished), num_arms(config)))
+        remaining.add(arm.result)
+        ahead = [label for label, seed in expected_arms(config) if (label, seed) not in finished]
+        to_go = remaining.seconds(ahead) if ahead else None
+        progress.note(_finished_sentence(arm.result, len(finished), num_arms(config), to_go))
 
 
-def _finished_sentence(arm: ArmResult, number: int, of: int) -> str:
+def _finished_sentence(arm: ArmResult, number: int, of: int, to_go: float | None) -> str:
     """What a log without bars shows of an arm."""
     losses, minutes = arm.reward_validation_losses, total(arm.costs).seconds / 60
     return (
         f"{number} of {of} arms: {arm.policy} s{arm.seed}, loss on reward-validation "
         f"{losses[0]:.3f} to {losses[-1]:.3f}, {minutes:.1f} min as if alone"
+        + ("" if to_go is None else f"; {about(to_go)} to go")
     )
 
 

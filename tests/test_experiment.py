@@ -242,6 +242,22 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
     assert (finished / "arms" / "ppo-s1" / "policy.safetensors").stat().st_size > 0
 
 
+def test_each_arm_is_told_and_how_long_the_rest_takes_once_each_policy_was_seen(
+    finished_once: Once,
+) -> None:
+    arms = list(arms_of(finished_once.directory))
+    told = [line for line in finished_once.told if f" of {len(arms)} arms: " in line]
+
+    assert [line.partition(", ")[0] for line in told] == [
+        f"{number} of {len(arms)} arms: {policy} s{seed}"
+        for number, (policy, seed) in enumerate(arms, start=1)
+    ]
+    half = len(arms) // 2  # the first seed
+    assert [line.endswith(" to go") for line in told] == [
+        half <= number < len(arms) for number in range(1, len(arms) + 1)
+    ]
+
+
 def test_every_policy_does_what_its_name_says(finished: Path) -> None:
     arms = arms_of(finished)
 
