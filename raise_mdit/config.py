@@ -62,7 +62,7 @@ class PlaygroundSource(Section):
 
 
 class DatasetSource(Section):
-    """A file below `data.root`, or the same data from the hub."""
+    """A file below `data.root`, or a data set of the hub, which may hold more rows."""
 
     name: Name
     """How shares and reports call it."""
