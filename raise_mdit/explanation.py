@@ -38,7 +38,7 @@ from raise_mdit.rescoring import RescoredStep, Rescorer
 from raise_mdit.results import ArmResult, read_result
 from raise_mdit.run_candidates import PARENTS, RunCandidates, asked, one_line
 from raise_mdit.schedule import Pick, read_schedule
-from raise_mdit.trial_sentences import HIGHEST_SCORES, played_again, trial_sentences
+from raise_mdit.trial_sentences import picked_otherwise, trial_sentences
 
 WAYS_OF_GROUPING = ("source", "kind", "cluster")
 """How picks are counted."""
@@ -200,7 +200,7 @@ def _began_as(config: ExperimentConfig, label: str) -> Iterator[str]:
 
 def _replayed(result: ArmResult) -> Iterator[str]:
     """Whose scores are told, where an arm played an episode again."""
-    if played_again(result) not in (None, HIGHEST_SCORES):
+    if picked_otherwise(result) is not None:
         yield (
             f"{result.policy} played that again as it was (`final: best`): scores are those of the "
             "policy that was kept, for picks that another one, or a ranking, made."

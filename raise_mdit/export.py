@@ -36,6 +36,7 @@ from raise_mdit.schedule import order_digest
 from raise_mdit.schedules import bundle
 from raise_mdit.schedules.bundle import ScheduledRow
 from raise_mdit.schedules.guides import write_guides
+from raise_mdit.trial_sentences import picked_otherwise
 
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}")
 """The end of a file's name; that of a folder such as `export-1.2` is none."""
@@ -179,6 +180,7 @@ def _manifest(
         "num_interpolated": num_interpolated,
         "lossy_in_jsonl": num_interpolated > 0,
         "has_scores": any(row.score is not None for row in rows),
+        "repeated_episode": picked_otherwise(arm),
         "order_digest": order_digest(run.picks),
         "recipe": recipe,
         "provenance": {

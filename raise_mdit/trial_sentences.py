@@ -42,6 +42,16 @@ def played_again(arm: ArmResult) -> str | None:
     return max(episodes, key=lambda episode: episode[1])[0]
 
 
+def picked_otherwise(arm: ArmResult) -> str | None:
+    """The episode that is repeated, where it is not the one that the kept scores picked.
+
+    Args:
+        arm: A finished one.
+    """
+    episode = played_again(arm)
+    return None if episode == HIGHEST_SCORES else episode
+
+
 def _tried(group: Sequence[ArmResult]) -> list[str]:
     """Which rankings a policy tried, and which it took."""
     tried = [arm for arm in group if arm.trials]

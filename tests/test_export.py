@@ -19,7 +19,7 @@ from raise_mdit.errors import RunError
 from raise_mdit.experiment_file import resolved_yaml
 from raise_mdit.export import export_schedule
 from raise_mdit.pool import Pool
-from raise_mdit.results import ArmResult, HeldOut, to_json
+from raise_mdit.results import ArmResult, HeldOut, RankingTrial, to_json
 from raise_mdit.runs import write_json, write_text
 from raise_mdit.schedule import Pick, order_digest, read_schedule, write_schedule
 from raise_mdit.schedules.bundle import ScheduledStep, read_bundle, read_manifest, write_lines
@@ -186,6 +186,33 @@ def test_the_manifest_says_what_the_rows_belong_to(run: Path, tmp_path: Path) ->
     assert manifest["order_digest"] == order_digest(read_schedule(run / "arms" / "ppo-s0"))
     assert manifest["digest"] == exported.digest
     assert manifest["provenance"]["versions"] == {"torch": "1"}
+
+
+@pytest.mark.parametrize(
+    ("trials", "greedy", "episode"),
+    [
+        ((), None, None),
+        ((RankingTrial("shortest", 0.3),), 0.2, "the trial of shortest"),
+        ((RankingTrial("shortest", 0.05),), 0.02, "episode 1"),
+        ((RankingTrial("shortest", 0.3),), 0.4, None),  # the highest scores picked what is there
+    ],
+)
+def test_what_scores_did_not_pick_is_said_to_be_repeated(
+    run: Path,
+    tmp_path: Path,
+    trials: tuple[RankingTrial, ...],
+    greedy: float | None,
+    episode: str | None,
+) -> None:
+    arms = [replace(arm("ppo", 0, 1.5, returns=(0.1,)), trials=trials, greedy_return=greedy)]
+    write_text(run / "results.json", to_json(arms, summarise(arms)))
+
+    export_schedule(run, policy="ppo", seed=0, to=tmp_path / "out")
+
+    read_me = (tmp_path / "out" / "README.md").read_text()
+    assert read_manifest(tmp_path / "out")["repeated_episode"] == episode
+    assert ("was repeated as it was" in read_me) == (episode is not None)
+    assert episode is None or f"and this is {episode}:" in read_me
 
 
 def test_what_the_run_recorded_of_every_step_goes_along(run: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def _names(manifest: Mapping[str, Any]) -> dict[str, str]:
         "llamafactory_trained": _LLAMAFACTORY[trainable["kind"]].format(**trainable),
         "axolotl_trained": _AXOLOTL[trainable["kind"]].format(**trainable),
         "interpolated": _interpolated(manifest),
-        "scores": _SCORES[bool(manifest["has_scores"])],
+        "scores": _SCORES[bool(manifest["has_scores"])] + _repeated(manifest),
         "template": _TEMPLATE[recipe["chat_template_sha256"] is not None],
     }
 
@@ -102,6 +102,11 @@ def _interpolated(manifest: Mapping[str, Any]) -> str:
     if not count:
         return ""
     return Template(_INTERPOLATED).substitute(count=count, rows=manifest["num_rows"])
+
+
+def _repeated(manifest: Mapping[str, Any]) -> str:
+    episode = manifest["repeated_episode"]
+    return "" if episode is None else _REPEATED.format(episode=episode)
 
 
 _EMBEDDED_NOTE = (
@@ -143,6 +148,12 @@ _SCORES = {
     False: "`score` and `log_probability` are null: this policy gives candidates no scores that\n"
     "  its run could keep.",
 }
+
+_REPEATED = """
+* The policy played several episodes, and this is {episode}: that gained most on the run's
+  reward-validation, and was repeated as it was (`final: best`). Scores, where there are such, are
+  those that the policy gives these picks after learning, which is not who made them."""
+"""Behind what is said of scores, where these did not pick."""
 
 _TEMPLATE = {
     True: "`chat_template.jinja` is the chat template of the run; its hash is in the manifest.",
