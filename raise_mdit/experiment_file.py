@@ -21,6 +21,7 @@ from raise_mdit.errors import ConfigError, RunError, nearest, nearest_entry
 from raise_mdit.experiment_checks import consistency_faults
 from raise_mdit.folders import CONFIG_FILE, no_run_directory
 from raise_mdit.schema_faults import allowed_keys, schema_faults, shown, takes_null, value_at
+from raise_mdit.shortening import shortened
 from raise_mdit.yaml_document import Document, Fault, Location, Mark, UnreadableYaml, Value, parse
 
 AN_EXPERIMENT = (
@@ -34,8 +35,8 @@ OWN_OPTIONS = "options"
 
 YAML_SUFFIXES = (".yaml", ".yml")
 
-_LONGEST_OVERRIDE = 100
-"""Characters of an override that a message repeats."""
+_LONGEST_OVERRIDE = 101
+"""Characters of an override in a message."""
 
 
 class LoadedExperiment(NamedTuple):
@@ -77,9 +78,7 @@ class LoadedExperiment(NamedTuple):
 
 def set_option(override: str) -> str:
     """An override as a message repeats it: on one line, without the end of a long value."""
-    line = " ".join(override.split())
-    told = line if len(line) <= _LONGEST_OVERRIDE else f"{line[:_LONGEST_OVERRIDE]}…"
-    return f"--set {told}"
+    return f"--set {shortened(' '.join(override.split()), _LONGEST_OVERRIDE)}"
 
 
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raise_mdit.explanation import Explanation, thirds
+from raise_mdit.shortening import shortened
 from raise_mdit.split_table import Column, SplitTable, uncut
 
 MAX_GROUPS = 8
@@ -49,7 +50,7 @@ def picks_table(explanation: Explanation, *, top: int) -> SplitTable:
                 Column("of kind", [pick.kind for pick in picks], "left"),
                 Column("source", [pick.source for pick in picks], "left"),
             ),
-            (Column("text", [_shortened(pick.text) for pick in picks], "left"),),
+            (Column("text", [shortened(pick.text, _TEXT_LENGTH) for pick in picks], "left"),),
         ),
     )
 
@@ -94,10 +95,6 @@ def _total(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
 def _share(counts: Counter[str], groups: Sequence[str]) -> str:
     whole = counts.total()
     return f"{sum(counts[group] for group in groups) / whole:.1%}" if whole else _NO_STEP
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _TEXT_LENGTH else f"{text[: _TEXT_LENGTH - 1]}…"
 
 
 def _table(*columns: str) -> Table:

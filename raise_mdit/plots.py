@@ -9,6 +9,7 @@ from html import escape
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from raise_mdit.shortening import shortened
 from raise_mdit.statistics import Interval
 
 # Paul Tol's "muted" scheme: apart from the colours of policies, since it means groups.
@@ -75,7 +76,7 @@ def name_rows(figure: go.Figure, names: Sequence[str]) -> None:
 
 def short_name(name: str) -> str:
     """A name as a plot has room for it, escaped for Plotly, which reads markup."""
-    return escape(name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…")
+    return escape(shortened(name, NAME_LENGTH))
 
 
 def scale_x(figure: go.Figure, amounts: Sequence[float]) -> bool:

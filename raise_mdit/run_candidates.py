@@ -17,6 +17,7 @@ from raise_mdit.errors import RunError
 from raise_mdit.example_texts import EXAMPLES_FILE, read_examples
 from raise_mdit.features import FeatureTable
 from raise_mdit.pool import Pool
+from raise_mdit.shortening import shortened
 from raise_mdit.sources.mosaic_wording import Wording, load_wording
 
 POOL_FILE = "pool.parquet"
@@ -125,4 +126,4 @@ def one_line(text: str, length: int) -> str:
     """
     words = " ".join(text.split())
     shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in words)
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+    return shortened(shown, length)

@@ -21,6 +21,7 @@ from raise_mdit.pool import Pool
 from raise_mdit.results import ArmResult
 from raise_mdit.run_candidates import wording_of
 from raise_mdit.schedule import Pick, read_schedule
+from raise_mdit.shortening import shortened
 from raise_mdit.sources.mosaic_wording import Wording
 from raise_mdit.statistics import Interval
 
@@ -155,7 +156,7 @@ class _Texts:
     def of(self, recipe: Recipe) -> str:
         """The conversation; of an interpolation both parents with their shares."""
         text = self._parents(recipe) if isinstance(recipe, Mdit) else self._conversation(recipe)
-        return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+        return shortened(text, MAX_TEXT)
 
     def _conversation(self, recipe: Original | Mosaic | Custom) -> str:
         if isinstance(recipe, Original):  # says the same in any wording
