@@ -161,8 +161,31 @@ def references(arms: Sequence[ArmResult]) -> dict[Role, str]:
             found[role] = label
     static = [arm for arm in arms if arm.kind in STATIC_KINDS]
     if static:
-        found["best_static"] = _best(static, _losses_on(arms, "model_selection"))
+        found["best_static"] = best_on_validation(static, arms)
     return found
+
+
+def best_on_validation(arms: Sequence[ArmResult], run: Sequence[ArmResult]) -> str:
+    """The policy of the smallest mean loss on data that a choice may be made on.
+
+    These are model-selection data or, where an arm has no loss on them, reward-validation. A policy
+    whose loss is not finite comes last.
+
+    Args:
+        arms: Those of the policies to choose from.
+        run: All of the run, for that of ``base``: several model-selection targets are compared by
+            their loss over its.
+    """
+    on_selection = _losses_on(run, "model_selection")
+    complete = all((arm.policy, arm.seed) in on_selection for arm in arms)
+    losses: dict[str, list[float]] = {}
+    for arm in arms:
+        measured = on_selection[arm.policy, arm.seed] if complete else _last_loss(arm)
+        losses.setdefault(arm.policy, []).append(measured)
+    means = {policy: fmean(values) for policy, values in losses.items()}
+    return min(
+        means, key=lambda policy: means[policy] if math.isfinite(means[policy]) else math.inf
+    )
 
 
 def references_among(summaries: Sequence[PolicySummary]) -> tuple[Reference, ...]:
@@ -262,22 +285,6 @@ def _losses_on(arms: Sequence[ArmResult], split: HeldOutSplit) -> dict[tuple[str
 
 def _ratio(held_out: HeldOut, base: HeldOut) -> float:
     return fmean(loss / base.target_losses[name] for name, loss in held_out.target_losses.items())
-
-
-def _best(arms: Sequence[ArmResult], model_selection: Mapping[tuple[str, int], float]) -> str:
-    """The policy of the smallest mean loss; one whose loss is not finite comes last.
-
-    Losses on reward-validation take the place of those on model-selection where any is missing.
-    """
-    losses: dict[str, list[float]] = {}
-    complete = all((arm.policy, arm.seed) in model_selection for arm in arms)
-    for arm in arms:
-        measured = model_selection[arm.policy, arm.seed] if complete else _last_loss(arm)
-        losses.setdefault(arm.policy, []).append(measured)
-    means = {policy: fmean(values) for policy, values in losses.items()}
-    return min(
-        means, key=lambda policy: means[policy] if math.isfinite(means[policy]) else math.inf
-    )
 
 
 def _last_loss(arm: ArmResult) -> float:

@@ -60,8 +60,8 @@ def export_schedule(
 
     Args:
         directory: A run directory.
-        policy: Label; None takes the learned policy with the lowest test loss, or without one the
-            policy with the lowest.
+        policy: Label; None takes the learned policy that is best on what a choice may be made on,
+            or of all where none is learned; see :func:`raise_mdit.comparison.best_on_validation`.
         seed: None takes the policy's first.
         to: Where to; None is ``directory/export``. An earlier bundle of the same arm is replaced.
 

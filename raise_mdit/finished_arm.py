@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raise_mdit import tracking
-from raise_mdit.comparison import compared_losses
+from raise_mdit.comparison import best_on_validation
 from raise_mdit.config import ExperimentConfig
 from raise_mdit.conversations import Part, parts_of
 from raise_mdit.core import Message
@@ -47,13 +47,7 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
         raise RunError(f"{directory}: no policy of this run trained on anything")
     if policy is None:
         learned = [arm for arm in arms if arm.has_rewards]
-        losses = compared_losses(finished)
-        if not losses:
-            raise RunError(
-                f"{directory}: base has not finished, against which several targets are compared; "
-                "name one with --policy"
-            )
-        policy = min(learned or arms, key=lambda arm: losses[arm.policy, arm.seed]).policy
+        policy = best_on_validation(learned or arms, finished)
     of_policy = {arm.seed: arm for arm in arms if arm.policy == policy}
     if not of_policy:
         labels = sorted({arm.policy for arm in arms})

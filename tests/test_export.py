@@ -310,33 +310,62 @@ def test_a_folder_that_holds_something_else_is_left_alone(run: Path, tmp_path: P
         export_schedule(run, policy="ppo", seed=0, to=tmp_path / "mine")
 
 
+def finished(policy: str, seed: int, *, test: float, validation: float) -> ArmResult:
+    """A learned arm."""
+    made = arm(policy, seed, test, returns=(0.1,))
+    return replace(made, reward_validation_losses=(2.0, validation))
+
+
+def on_targets(short: float, long: float) -> HeldOut:
+    return HeldOut(loss=(short + long) / 2, target_losses={"short": short, "long": long})
+
+
+def exported_by_default(run: Path, arms: list[ArmResult]) -> str:
+    write_text(run / "results.json", to_json(arms, summarise(arms)))
+    return export_schedule(run, policy=None, seed=None, to=None).policy
+
+
 def test_the_best_learned_policy_is_the_default(run: Path) -> None:
+    """Random has the lowest loss of all."""
     exported = export_schedule(run, policy=None, seed=None, to=None)
 
     assert (exported.policy, exported.seed) == ("ppo", 0)
     assert exported.directory == run / "export"
 
 
-def test_the_best_over_several_targets_is_the_default(run: Path) -> None:
-    """By the loss over all tokens ppo would be."""
-    losses = {"base": (4.0, 2.0), "ppo": (4.0, 1.0), "other": (1.0, 1.9)}
+def test_the_default_is_chosen_without_the_test(run: Path) -> None:
     arms = [
-        replace(
-            arm(policy, seed, total, returns=() if policy == "base" else (0.1,)),
-            test=HeldOut(
-                loss=total,
-                target_losses=dict(zip(("short", "long"), losses[policy], strict=True)),
-            ),
-        )
-        for policy, seed, total in (("base", 0, 2.1), ("ppo", 0, 1.2), ("other", 1, 1.8))
+        finished("ppo", 0, test=1.1, validation=1.6),
+        finished("other", 1, test=1.9, validation=1.5),
     ]
-    write_text(run / "results.json", to_json(arms, summarise(arms)))
 
-    assert export_schedule(run, policy=None, seed=None, to=None).policy == "other"
+    assert exported_by_default(run, arms) == "other"
 
-    write_text(run / "results.json", to_json(arms[1:], summarise(arms[1:])))
-    with pytest.raises(RunError, match="base has not finished, against which several targets"):
-        export_schedule(run, policy=None, seed=None, to=None)
+
+def test_the_default_is_chosen_by_the_mean_over_seeds(run: Path) -> None:
+    """The lowest arm of all is one of ppo."""
+    arms = [
+        finished("ppo", 0, test=1.0, validation=1.0),
+        finished("ppo", 3, test=1.0, validation=1.9),
+        finished("other", 1, test=1.0, validation=1.4),
+    ]
+
+    assert exported_by_default(run, arms) == "other"
+
+
+def test_the_default_is_chosen_on_model_selection_data_where_there_are_such(run: Path) -> None:
+    """By shares of base's losses; by the sum of both targets, and on reward-validation, ppo is."""
+    arms = [
+        replace(arm("base", 0, 2.1), model_selection=on_targets(4.0, 20.0)),
+        replace(
+            finished("ppo", 0, test=1.0, validation=1.0), model_selection=on_targets(4.0, 16.0)
+        ),
+        replace(
+            finished("other", 1, test=1.0, validation=1.4), model_selection=on_targets(1.0, 19.5)
+        ),
+    ]
+
+    assert exported_by_default(run, arms) == "other"
 
 
 @pytest.mark.parametrize(

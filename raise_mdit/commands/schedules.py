@@ -84,7 +84,11 @@ def explain(
 def export(
     directory: RunDirectory,
     policy: Annotated[
-        str | None, typer.Option(help="Policy whose schedule to export. Default: the best learned.")
+        str | None,
+        typer.Option(
+            help="Policy whose schedule to export. Default: the learned one that is best on "
+            "`data.model_selection`, or without it on reward-validation."
+        ),
     ] = None,
     seed: ArmSeed = None,
     to: Annotated[
