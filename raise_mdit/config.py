@@ -124,6 +124,17 @@ class ShareConfig(Section):
 Shares = Annotated[tuple[ShareConfig, ...], Field(min_length=1)]
 
 
+class PoolShareConfig(ShareConfig):
+    """Part of a source that may be trained on."""
+
+    label_noise: float = Field(0.0, ge=0, le=1)
+    """Share of these rows that hand their responses round, so that each of them has that of
+    another: a pool with known faults shows which policies find them."""
+
+
+PoolShares = Annotated[tuple[PoolShareConfig, ...], Field(min_length=1)]
+
+
 class DataConfig(Section):
     """Where rows come from and what each is for."""
 
@@ -133,7 +144,7 @@ class DataConfig(Section):
     """Seed of the draws; the same for every policy and seed of the experiment."""
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     """Data sets, each with a name."""
-    pool: Shares
+    pool: PoolShares
     """What may be trained on."""
     reward_validation: Shares
     """What rewards are measured on; policies learn from it."""

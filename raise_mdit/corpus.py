@@ -80,6 +80,7 @@ class Corpus:
         return [
             f"Splits: {counts} examples.",
             f"Overlap removed: {', '.join(removed) or 'none found'}.",
+            *_noise_notes(self.report.num_noisy),
             *_special_notes(self.special_rows),
             *_bad_row_notes(self.bad_rows),
             f"Duplicates within a source: {self.num_duplicates}, across the sources of a split: "
@@ -177,6 +178,13 @@ def _special_notes(rows: Sequence[SpecialRow]) -> list[str]:
             f"special tokens ({listed}) and {are} left out."
         )
     return notes
+
+
+def _noise_notes(num_noisy: int) -> list[str]:
+    if num_noisy == 0:
+        return []
+    subject = "1 example" if num_noisy == 1 else f"{num_noisy:,} examples"
+    return [f"Label noise: the response of another stands in {subject} of the pool."]
 
 
 def _bad_row_notes(rows: Sequence[BadRow]) -> list[str]:

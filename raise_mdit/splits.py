@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from raise_mdit.candidates import content_hash
-from raise_mdit.config import DataConfig, ShareConfig
+from raise_mdit.config import DataConfig, PoolShareConfig, ShareConfig
 from raise_mdit.core import Example
 from raise_mdit.errors import DataError, nearest
+from raise_mdit.label_noise import with_label_noise
 
 SplitName = Literal["test", "model_selection", "reward_validation", "pool"]
 Reason = Literal["exact", "ngram"]
@@ -53,6 +54,8 @@ class SplitReport:
     """Rows left out since another source of the same split has the same text."""
     removals: tuple[Removal, ...]
     """Rows that left since a better protected split has their text."""
+    num_noisy: int
+    """Examples of the pool that have the response of another."""
 
     def num_removed(self, split: SplitName, reason: Reason) -> int:
         """How many rows left a split for a reason."""
@@ -114,6 +117,7 @@ def allot(sources: Mapping[str, Sequence[Example]], data: DataConfig) -> Splits:
         num_rows={split: len(kept[split]) for split in SPLITS},
         num_repeats={split: len(dealt[split]) - len(unique[split]) for split in SPLITS},
         removals=tuple(removals),
+        num_noisy=_num_made(kept["pool"], sources),
     )
     return Splits(**{split: tuple(kept[split]) for split in SPLITS}, report=report)
 
@@ -185,12 +189,12 @@ def _deal(
 ) -> tuple[dict[SplitName, list[Example]], dict[str, str]]:
     """Rows of each split, and what is wrong with a share that cannot be given, by its path."""
     decks = {name: _shuffle(name, rows, seed) for name, rows in sources.items()}
-    shares: dict[str, list[Example]] = {}
+    shares: dict[str, Sequence[Example]] = {}
     shortages: dict[str, str] = {}
     for ask in sorted(asks, key=_is_rest):
         deck = decks[ask.share.source]
         try:
-            shares[ask.path] = _take(ask, deck)
+            shares[ask.path] = _with_noise(ask.share, _take(ask, deck), seed)
         except DataError as shortage:
             shortages[ask.path] = str(shortage)
     dealt: dict[SplitName, list[Example]] = {split: [] for split in SPLITS}
@@ -205,8 +209,24 @@ def _is_rest(ask: _Ask) -> bool:
 
 def _shuffle(name: str, rows: Sequence[Example], seed: int) -> _Deck:
     ordered = sorted(rows, key=lambda row: row.id)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, int(content_hash(name), 16)]))
-    return _Deck([ordered[index] for index in rng.permutation(len(ordered))], [None] * len(ordered))
+    order = _rng(seed, name).permutation(len(ordered))
+    return _Deck([ordered[index] for index in order], [None] * len(ordered))
+
+
+def _with_noise(share: ShareConfig, rows: Sequence[Example], seed: int) -> Sequence[Example]:
+    if not isinstance(share, PoolShareConfig):
+        return rows
+    return with_label_noise(rows, share.label_noise, _rng(seed, f"label noise of {share.source}"))
+
+
+def _num_made(pool: Sequence[Example], sources: Mapping[str, Sequence[Example]]) -> int:
+    """Examples that no source has."""
+    known = {row.id for rows in sources.values() for row in rows}
+    return sum(row.id not in known for row in pool)
+
+
+def _rng(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([seed, int(content_hash(purpose), 16)]))
 
 
 def _take(ask: _Ask, deck: _Deck) -> list[Example]:

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raise_mdit.config import DataConfig, DatasetSource, PlaygroundSource, ShareConfig
+from raise_mdit.config import (
+    DataConfig,
+    DatasetSource,
+    PlaygroundSource,
+    PoolShareConfig,
+    ShareConfig,
+)
 from raise_mdit.corpus import Corpus, SpecialRow, read_corpus
 from raise_mdit.encoding import ChatEncoder
 from raise_mdit.errors import DataError
@@ -44,7 +50,7 @@ def config(folder: Path, **changes: Any) -> DataConfig:
     default: dict[str, Any] = {
         "root": str(folder),
         "sources": (DatasetSource(name="mine", kind="dataset", file="mine.jsonl"),),
-        "pool": (ShareConfig(source="mine"),),
+        "pool": (PoolShareConfig(source="mine"),),
         "reward_validation": (ShareConfig(source="mine", rows=2),),
         "test": (ShareConfig(source="mine", rows=2),),
     }
@@ -118,6 +124,15 @@ def test_the_notes_count_what_was_taken(tmp_path: Path, tokenizer: Any, rows: li
         "read: 0. Too long: 0 dropped, "
         "0 truncated.",
     ]
+
+
+def test_the_notes_count_label_noise(tmp_path: Path, tokenizer: Any, rows: list[Row]) -> None:
+    write(tmp_path, rows)
+    pool = (PoolShareConfig(source="mine", label_noise=0.5),)
+
+    notes = read(config(tmp_path, pool=pool), tokenizer).notes
+
+    assert "Label noise: the response of another stands in 2 examples of the pool." in notes
 
 
 def test_files_and_the_playground_stand_together(
@@ -271,7 +286,7 @@ def test_rows_that_hold_a_special_token_are_left_out_listed_and_told(
     sources = tuple(
         DatasetSource(name=name, kind="dataset", file=f"{name}.jsonl") for name in ("mine", "other")
     )
-    pool = (ShareConfig(source="mine"), ShareConfig(source="other"))
+    pool = (PoolShareConfig(source="mine"), PoolShareConfig(source="other"))
 
     corpus = read(config(tmp_path, sources=sources, pool=pool), tokenizer)
 
@@ -332,7 +347,7 @@ def test_bad_rows_and_duplicates_of_all_sources_are_counted_together(
     sources = tuple(
         DatasetSource(name=name, kind="dataset", file=f"{name}.jsonl") for name in ("mine", "other")
     )
-    pool = (ShareConfig(source="mine"), ShareConfig(source="other"))
+    pool = (PoolShareConfig(source="mine"), PoolShareConfig(source="other"))
 
     corpus = read(config(tmp_path, sources=sources, pool=pool, on_bad_row="skip"), tokenizer)
 
@@ -356,7 +371,7 @@ def test_overlap_between_splits_is_removed_and_noted(
         config(
             tmp_path,
             sources=sources,
-            pool=(ShareConfig(source="other"),),
+            pool=(PoolShareConfig(source="other"),),
             reward_validation=(ShareConfig(source="mine", rows=1),),
             test=(ShareConfig(source="mine"),),
         ),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raise_mdit.candidates import make_example
-from raise_mdit.config import DataConfig, DatasetSource, ShareConfig
+from raise_mdit.config import DataConfig, DatasetSource, PoolShareConfig, ShareConfig
 from raise_mdit.core import Example, Message
 from raise_mdit.errors import DataError
 from raise_mdit.sources.records import read_source
@@ -49,7 +49,7 @@ def data(
 ) -> DataConfig:
     return DataConfig(
         sources=(DatasetSource(name="mine", kind="dataset", file="mine.jsonl"),),
-        pool=tuple(pool),
+        pool=tuple(PoolShareConfig(**each.model_dump()) for each in pool),
         reward_validation=tuple(reward_validation),
         model_selection=tuple(model_selection),
         test=tuple(test),
@@ -212,6 +212,22 @@ def test_same_text_of_two_sources_in_a_split_stays_once_and_is_counted() -> None
     )
 
     assert (len(splits.pool), splits.report.num_repeats["pool"]) == (11, 10)
+
+
+def test_label_noise_is_in_the_pool_alone_and_counted() -> None:
+    clean = [row(f"q{at}", f"a{at}") for at in range(30)]
+    noisy_pool = PoolShareConfig(source="mine", rows=20, label_noise=0.5)
+    config = data(pool=[noisy_pool], test=[share(5)], reward_validation=[share(5)])
+
+    splits = allot({"mine": clean}, config)
+
+    changed = ids(splits.pool) - ids(clean)
+    assert len(changed) == splits.report.num_noisy == 10
+    assert ids([*splits.test, *splits.reward_validation]) <= ids(clean)
+    plain = data(pool=[share(20)], test=[share(5)], reward_validation=[share(5)])
+    without = allot({"mine": clean}, plain)
+    assert [each.prompt for each in splits.pool] == [each.prompt for each in without.pool]
+    assert without.report.num_noisy == 0
 
 
 def test_share_beyond_the_source_names_who_has_the_rows() -> None:

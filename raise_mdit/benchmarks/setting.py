@@ -20,6 +20,7 @@ from raise_mdit.config import (
     MosaicConfig,
     PlaygroundSource,
     PoolsConfig,
+    PoolShareConfig,
     ShareConfig,
 )
 from raise_mdit.core import Budget, EncodedRow, Learner
@@ -197,7 +198,7 @@ def _experiment(sizes: Sizes, model: str, data: Path | None) -> ExperimentConfig
             root=None if data is None else str(data.parent),
             seed=sizes.seed,
             sources=(source,),
-            pool=(ShareConfig(source="data", rows=rows),),
+            pool=(PoolShareConfig(source="data", rows=rows),),
             reward_validation=(ShareConfig(source="data", rows=2),),
             test=(ShareConfig(source="data", rows=2),),
             on_bad_row="skip",
