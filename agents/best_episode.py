@@ -17,7 +17,7 @@ class PickedEpisode:
     total: float = 0.0
     """Improvement over the episode."""
     batches: list[NDArray[np.int64]] = field(default_factory=list)
-    """[k] pool rows of each step."""
+    """[k] pool rows of each step that counts: those beyond an early stop are left out."""
 
 
 class BestEpisode(BaseCallback):
@@ -36,6 +36,7 @@ class BestEpisode(BaseCallback):
             episode.batches.append(info["rows"])
             if self.locals["dones"][index]:
                 del self._episodes[index]
+                episode.batches = episode.batches[: info["kept_steps"]]
                 if self.best is None or episode.total > self.best.total:
                     self.best = episode
         return True

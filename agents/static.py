@@ -80,6 +80,11 @@ class ReplayPolicy:
         self._batches = batches
         self._step = 0
 
+    @property
+    def num_steps(self) -> int:
+        """Length of the schedule."""
+        return len(self._batches)
+
     def predict(
         self,
         observation: Observation,

@@ -128,6 +128,7 @@ class EpisodeRules:
     budget: Budget
     window: int | None
     reward_every: int
+    early_stopping: bool
     control: NDArray[np.float32] | None
     targets: Targets | None = None
     ledger: Ledger
@@ -222,8 +223,9 @@ class Episode:
         self._base_level = rules.level(base, base)
         self._rng = rng
         self._signal = signal
-        self._loss = base.loss
-        self._level = self._base_level
+        self._loss = self._kept_loss = base.loss
+        self._level = self._kept_level = self._base_level
+        self._kept_steps = 0
         self._picks = Picks(rules.pool.kinds)
         self._steps = 0
         self._tokens = 0
@@ -231,6 +233,11 @@ class Episode:
         self._is_over = False
         self._step_cost = Cost()
         self._offer_window()
+
+    @property
+    def num_steps(self) -> int:
+        """Updates so far."""
+        return self._steps
 
     @property
     def share_spent(self) -> float:
@@ -308,6 +315,7 @@ class Episode:
         else:
             gain = reward = FAILURE_REWARD
             self._loss, self._level = self._base.loss, self._base_level
+            self._keep()
         self._stage = Stage(
             loss_ratio=self._level / self._base_level,
             budget_share=self.share_spent,
@@ -320,6 +328,8 @@ class Episode:
             "loss": stats.loss,
             "validation_loss": self._loss,
             "measured": failure is None and evaluation is not None,
+            "kept_steps": self._kept_steps,
+            "kept_loss": self._kept_loss,
             "gain": gain,
             "tokens": stats.cost.tokens,
             "flops": self._step_cost.flops,
@@ -340,13 +350,18 @@ class Episode:
         return None
 
     def _gain(self, evaluation: Evaluation | None) -> float:
-        """Improvement since the last measurement; 0 without a new one."""
-        if evaluation is None:
-            return 0.0
-        level = self._rules.level(evaluation, self._base)
-        gain = (self._level - level) / self._base_level
-        self._loss, self._level = evaluation.loss, level
-        return gain
+        """Improvement on what is kept; 0 without a new measurement."""
+        if evaluation is not None:
+            self._loss = evaluation.loss
+            self._level = self._rules.level(evaluation, self._base)
+        before = self._kept_level
+        if not self._rules.early_stopping or self._level < before:
+            self._keep()
+        return (before - self._kept_level) / self._base_level
+
+    def _keep(self) -> None:
+        """What the model is now is what the episode would end with."""
+        self._kept_steps, self._kept_loss, self._kept_level = self._steps, self._loss, self._level
 
     def _offer_window(self) -> None:
         """Draw a window; its signal belongs to the cost of the step that picks from it."""

@@ -77,17 +77,25 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     also where a budget in tokens lets it choose how many steps there are. Only the -1 of a broken
     model stays -1. Observations never show the control: `last_reward` is the gain.
 
+    With ``early_stopping`` an episode ends with the weights of its lowest measured L, the first of
+    equals, and the reward is the improvement on the lowest so far: ``max(0, min(L[:t]) - L[t]) /
+    L[0]``. Undiscounted, rewards telescope to ``(L[0] - min(L)) / L[0]``: a step that harms costs
+    nothing but its share of the budget.
+
     ## Episode end
-    Truncated by the step that spends the budget (optimizer steps, or tokens without padding).
+    Truncated by the step that spends the budget (optimizer steps, or tokens without padding); with
+    ``early_stopping`` the learner then goes back to its lowest L.
     Terminated when the training or validation loss is not finite; the learner is then back at its
     base model and ``info["termination_reason"]`` says what happened.
 
     ## Information
     ``reset`` gives ``validation_loss``. ``step`` gives ``ids``, ``rows`` (pool rows picked),
     ``loss`` (of the batch, before the step), ``validation_loss`` (the last that was measured, the
-    base model's after a failure), ``measured`` (whether it is of this step), ``gain`` (the reward
-    before ``control``), ``tokens`` trained on, ``flops`` and ``seconds`` of the step with its
-    validation and the signal that it was chosen by, ``budget_share``, and ``termination_reason``.
+    base model's after a failure), ``measured`` (whether it is of this step), ``kept_steps`` and
+    ``kept_loss`` (steps, and validation loss, of the weights that the episode would end with),
+    ``gain`` (the reward before ``control``), ``tokens`` trained on, ``flops`` and ``seconds`` of
+    the step with its validation and the signal that it was chosen by, ``budget_share``, and
+    ``termination_reason``.
 
     ## Arguments
     - ``learner``: at its base model, to which every reset returns.
@@ -100,6 +108,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     - ``training_purpose``, ``evaluation_purpose``, ``signal_purpose``: what the ledger is told they
       are for.
     - ``reward_every``: steps between two measurements of the validation loss.
+    - ``early_stopping``: whether an episode ends with the weights of its lowest validation loss.
     - ``control``: [T] mean reward at each step under random picks, with the same ``reward_every``.
     - ``targets``: [I] target of each item of ``reward_validation``, numbered from 0, where targets
       count alike; None counts all scored tokens alike.
@@ -107,8 +116,9 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     - ``first_episode``: number of the first episode, by which candidates are renewed.
 
     ## Version history
-    - v0: first version. ``reward_every``, ``control``, ``targets``, ``signal`` and the pool's
-      ``renewal`` were added later; without them, every window, observation and reward is as before.
+    - v0: first version. ``reward_every``, ``control``, ``targets``, ``signal``, the pool's
+      ``renewal`` and ``early_stopping`` were added later; without them, every window, observation
+      and reward is as before.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  # Gymnasium's own declaration
@@ -127,6 +137,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         evaluation_purpose: Purpose = "reward_evaluation",
         signal_purpose: Purpose = "features",
         reward_every: int = 1,
+        early_stopping: bool = False,
         control: NDArray[np.float32] | None = None,
         targets: NDArray[np.int64] | None = None,
         signal: Signal | None = None,
@@ -138,6 +149,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             budget=budget,
             window=window,
             reward_every=reward_every,
+            early_stopping=early_stopping,
             control=control,
             targets=None if targets is None else Targets.of(reward_validation, targets),
             ledger=ledger or Ledger(),
@@ -146,7 +158,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             signal_purpose=signal_purpose,
         )
         self._learner = learner
-        self._start = learner.snapshot()
+        self._start = self._kept = learner.snapshot()
         self._reward_validation = reward_validation
         self._signal = signal
         self._next_episode = first_episode
@@ -169,6 +181,7 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         super().reset(seed=seed)
         refuse_options(options)
         self._learner.restore(self._start)
+        self._kept = self._start
         if self._base is None:  # the base model does not change, so neither does its loss
             self._base = self._learner.evaluate(self._reward_validation)
             self._rules.ledger.charge(self._rules.evaluation_purpose, self._base.cost)
@@ -197,7 +210,17 @@ class InstructionSelectionEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         if self._episode.record_update(rows, stats):
             evaluation = self._learner.evaluate(self._reward_validation)
         step = self._episode.finish_step(rows, stats, evaluation)
-        _, _, terminated, _, _ = step
+        _, _, terminated, truncated, info = step
         if terminated:
             self._learner.restore(self._start)
+        elif self._rules.early_stopping:
+            is_lowest = info["kept_steps"] == self._episode.num_steps
+            self._stop_early(is_lowest=is_lowest, is_over=truncated)
         return step
+
+    def _stop_early(self, *, is_lowest: bool, is_over: bool) -> None:
+        """Keep the weights of the lowest loss; in the end go back to them."""
+        if is_lowest and not is_over:
+            self._kept = self._learner.snapshot()
+        if is_over and not is_lowest:
+            self._learner.restore(self._kept)

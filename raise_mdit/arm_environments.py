@@ -111,6 +111,7 @@ class ArmEnvironments:
             window=self.window,
             ledger=self.ledger,
             reward_every=self.preparation.config.reward.every,
+            early_stopping=self._stops_early,
             control=control,
             first_episode=first_episode,
         )
@@ -135,10 +136,24 @@ class ArmEnvironments:
             self.preparation.budget,
             self.window,
             reward_every=reward_every,
+            early_stopping=self._stops_early,
             control=control,
             signal=self._signal(learner),
             first_episode=first_episode,
         )
+
+    def trying(self, *, first_episode: int = 0) -> InstructionSelectionEnv:
+        """Where schedules are tried as a whole: reward-validation is read before and after.
+
+        Where fine-tunings stop early it is read on the way, too, as often as in the final one.
+
+        Args:
+            first_episode: Number of the first, by which candidates are renewed.
+        """
+        every = self.preparation.steps_per_episode
+        if self._stops_early:
+            every = self._drawn_every()
+        return self.alone(reward_every=every, first_episode=first_episode)
 
     def random_gains(
         self, *, seeds: list[int], rng: np.random.Generator, advance: Callable[[float], None]
@@ -152,7 +167,13 @@ class ArmEnvironments:
         """
         learner = self.preparation.tuning.policy_learner
         every = self.preparation.config.reward.every
-        env = self._environment(learner, self.preparation.budget, self.window, reward_every=every)
+        env = self._environment(
+            learner,
+            self.preparation.budget,
+            self.window,
+            reward_every=every,
+            early_stopping=self._stops_early,
+        )
         policy = random_policy(rng, num_picks=self.preparation.config.environment.batch_size)
         gains = []
         for seed in seeds:
@@ -170,13 +191,15 @@ class ArmEnvironments:
         """
         learner = self.preparation.tuning.learner
         is_seen = self.policy.sees_stage and not settled
+        stops = self._stops_early and not settled
         return self._environment(
             learner,
             self.final_budget,
             None if settled else self.window,
             reward_every=self._seen_every() if is_seen else self._drawn_every(),
+            early_stopping=stops,
             training="final_training",
-            evaluation="reward_evaluation" if is_seen else MONITORING,
+            evaluation="reward_evaluation" if is_seen or stops else MONITORING,
             signal=self._signal(learner),
             first_episode=num_learning_episodes(self.preparation.config),
         )
@@ -204,6 +227,11 @@ class ArmEnvironments:
         by_tier = self.preparation.config.features.tier == "gradient"
         return by_tier and self.policy.sees_alignment
 
+    @property
+    def _stops_early(self) -> bool:
+        """Whether fine-tunings end with the weights of their lowest loss on reward-validation."""
+        return self.preparation.config.environment.early_stopping
+
     def _seen_every(self) -> int:
         """Steps between measurements of the final fine-tuning that a policy may act on.
 
@@ -225,6 +253,7 @@ class ArmEnvironments:
         window: int | None,
         *,
         reward_every: int,
+        early_stopping: bool = False,
         training: Purpose = "policy_training",
         evaluation: Purpose = "reward_evaluation",
         control: NDArray[np.float32] | None = None,
@@ -245,6 +274,7 @@ class ArmEnvironments:
             training_purpose=training,
             evaluation_purpose=evaluation,
             reward_every=reward_every,
+            early_stopping=early_stopping,
             control=control,
             signal=signal,
             first_episode=first_episode,
@@ -263,9 +293,9 @@ class Played(NamedTuple):
     gains: list[float]
     """Improvement at each step."""
     batches: list[NDArray[np.int64]]
-    """[k] pool rows of each step."""
+    """[k] pool rows of each step that counts: those beyond an early stop are left out."""
     validation_loss: float
-    """After the last one."""
+    """Of what it ended with."""
 
     @property
     def total(self) -> float:
@@ -302,4 +332,4 @@ def play(
         if online is not None:
             online.learn(info["rows"], info["gain"])
         done = terminated or truncated
-    return Played(gains, batches, info["validation_loss"])
+    return Played(gains, batches[: info["kept_steps"]], info["kept_loss"])

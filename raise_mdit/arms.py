@@ -91,7 +91,8 @@ def run_arm(
         if isinstance(policy, FullDataConfig):
             running.read_everything()
         final = running.fine_tune(learned)
-        if final.decisions is not None:
+        if final.decisions is not None and final.schedule:
+            final.decisions.cut(len(final.schedule))
             write_decisions(directory / DECISIONS_FILE, final.decisions.decisions)
     return Arm(running.result(final, experience), tuple(running.picks(final)))
 
@@ -120,17 +121,24 @@ class _Final:
     """The final fine-tuning as it goes on."""
 
     losses: list[float]
-    """On reward-validation, before the first step and after each; where a step is not measured, the
-    last one that was."""
+    """On reward-validation, before the first step and after each, of the weights that it would end
+    with; where a step is not measured, the last one that was."""
     batches: list[NDArray[np.int64]] = field(default_factory=list)
     """Pool rows of each step."""
     tokens: list[int] = field(default_factory=lambda: [0])
     """Trained on before the first step and after each."""
     flops: list[float] = field(default_factory=list)
     """Of everything that was needed, before the first step and after each."""
+    kept_steps: int = 0
+    """Steps behind the weights that it ends with."""
     failed: bool = False
     decisions: DecisionLog | None = None
     """What a scorer was offered and picked."""
+
+    @property
+    def schedule(self) -> list[NDArray[np.int64]]:
+        """Pool rows of each step that counts: those beyond an early stop are left out."""
+        return self.batches[: self.kept_steps]
 
 
 @dataclass
@@ -207,13 +215,14 @@ class _Running:
     def fine_tune(self, learned: Learned) -> _Final:
         """Train the base model under the policy to the budget."""
         environments = learned.environments or self.environments
-        env = environments.final(settled=isinstance(learned.policy, ReplayPolicy))
+        replayed = learned.policy if isinstance(learned.policy, ReplayPolicy) else None
+        env = environments.final(settled=replayed is not None)
         observation, info = env.reset(seed=self._stream("final"))
         final = _Final([info["validation_loss"]], decisions=self._decision_log(environments))
         final.flops.append(self._flops_so_far())
         self.progress.start(self._stage("fine-tuning"), environments.final_budget.steps)
         of_kinds = allowed(self.preparation, self.policy) if self.policy.most_uses == 1 else None
-        done = False
+        done = replayed is not None and replayed.num_steps == 0
         while not done:
             if self.policy.most_uses == 1:
                 self._check_unused_are_left(observation, of_kinds, final)
@@ -224,11 +233,14 @@ class _Running:
             if learned.online is not None:
                 learned.online.learn(info["rows"], info["gain"])
             final.batches.append(info["rows"])
-            final.losses.append(info["validation_loss"])
+            final.losses.append(info["kept_loss"])
+            final.kept_steps = info["kept_steps"]
             final.tokens.append(final.tokens[-1] + info["tokens"])
             final.flops.append(self._flops_so_far())
             final.failed = terminated
             done = terminated or truncated
+            if replayed is not None:
+                done |= len(final.batches) == replayed.num_steps
             self.recorder.log(_step_record(final, info))
             rate = info["tokens"] / info["seconds"]
             self.progress.advance(loss=info["loss"], tokens_per_second=rate)
@@ -251,6 +263,7 @@ class _Running:
     def result(self, final: _Final, experience: Experience) -> ArmResult:
         """What the arm reached."""
         data = self.preparation
+        stops = data.config.environment.early_stopping
         selection, test = self.measure(data.model_selection, MONITORING), None
         if data.config.evaluation.open_test == "run":
             self.seal.open(self.policy.label, self.seed)
@@ -272,10 +285,11 @@ class _Running:
             greedy_return=experience.greedy_return,
             kept_updates=experience.kept_updates,
             steps=len(final.batches),
+            kept_steps=final.kept_steps if stops and not final.failed else None,
             tokens=final.tokens[-1],
             step_tokens=tuple(final.tokens),
             step_flops=tuple(final.flops),
-            picks=tuple(_group_counts(self.preparation, rows) for rows in final.batches),
+            picks=tuple(_group_counts(self.preparation, rows) for rows in final.schedule),
             costs=self.ledger.costs,
         )
 
@@ -303,7 +317,7 @@ class _Running:
                 source=pool.sources[row],
                 task=_task(self.preparation, int(row)),
             )
-            for step, rows in enumerate(final.batches)
+            for step, rows in enumerate(final.schedule)
             for slot, row in enumerate(rows)
         ]
 

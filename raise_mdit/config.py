@@ -409,6 +409,10 @@ class EnvironmentConfig(Section):
     """Candidates picked at each step: rows of one optimizer step."""
     budget: BudgetConfig
     """When an episode ends."""
+    early_stopping: bool = False
+    """Whether every fine-tuning, whatever its policy, ends with the weights of its lowest loss on
+    reward-validation, and its schedule there; the reward is then the improvement on the lowest
+    so far. What was trained beyond is charged all the same."""
 
     @model_validator(mode="after")
     def _batch_fits_window(self) -> Self:

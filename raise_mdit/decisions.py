@@ -99,6 +99,10 @@ class DecisionLog:
             )
         )
 
+    def cut(self, num_steps: int) -> None:
+        """Forget what came after the first steps."""
+        del self._steps[num_steps:]
+
     @property
     def decisions(self) -> Decisions:
         """All steps so far; at least one."""

@@ -15,6 +15,7 @@ from raise_mdit.arm_running import findings_of, prepare_arms, run_arms, tracker_
 from raise_mdit.arms import Arm
 from raise_mdit.comparison import PolicySummary, summarise
 from raise_mdit.config import ExperimentConfig
+from raise_mdit.early_stops import early_stop_sentences
 from raise_mdit.errors import ConfigError, RunError
 from raise_mdit.experiment_file import read_config, resolved_yaml
 from raise_mdit.folders import PREPARATION_FILE
@@ -230,6 +231,7 @@ def notes_on(
     return (
         *unfinished_notes(directory, arms),
         *trial_sentences(arms),
+        *early_stop_sentences(arms),
         *choosing_notes(directory, arms),
         *power_sentences(summaries),
         *warnings,

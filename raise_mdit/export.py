@@ -176,7 +176,7 @@ def _manifest(
         "policy": arm.policy,
         "seed": arm.seed,
         "num_rows": len(rows),
-        "num_steps": arm.steps,
+        "num_steps": arm.schedule_steps,
         "num_interpolated": num_interpolated,
         "lossy_in_jsonl": num_interpolated > 0,
         "has_scores": any(row.score is not None for row in rows),

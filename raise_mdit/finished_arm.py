@@ -42,7 +42,7 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
             f"raise-mdit run {directory}"
         )
     finished = read_results(results)
-    arms = [arm for arm in finished if arm.steps > 0]
+    arms = [arm for arm in finished if arm.schedule_steps > 0]
     if not arms:
         raise RunError(f"{directory}: no policy of this run trained on anything")
     if policy is None:
@@ -170,7 +170,7 @@ class FinishedArm:
         ]
         if [record[tracking.TUNING_STEP] for record in own] != list(range(1, self.arm.steps + 1)):
             raise RunError(f"{path}: does not hold each step of {arm[0]} s{arm[1]} once, in order")
-        return own
+        return own[: self.arm.schedule_steps]
 
     def _parts(self, row: int) -> tuple[Part, ...]:
         """Conversations with their shares."""

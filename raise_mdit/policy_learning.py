@@ -198,8 +198,7 @@ class PolicyLearning:
         assert learned.environments is not None, "scorers say where they pick"
         self._begin(1)
         number = learned.experience.num_episodes
-        whole = learned.environments.preparation.steps_per_episode
-        env = learned.environments.alone(reward_every=whole, first_episode=number)
+        env = learned.environments.trying(first_episode=number)
         greedy = self._episode(env, learned.policy, number, deterministic=True)
         self.progress.finish()
         best = _better(best, _picked(greedy))
@@ -314,12 +313,12 @@ class PolicyLearning:
     def _by_search(self, policy: RandomSearchConfig) -> Learned:
         """The schedule of the best episode of random picks, played again.
 
-        Each counts as a whole, so reward-validation is read before and after it, and not between.
+        Each counts as a whole, so reward-validation is read as :meth:`ArmEnvironments.trying` says.
         """
         rng = np.random.default_rng(self._stream("picks"))
         preparation = self.environments.preparation
         blind = random_policy(rng, num_picks=preparation.config.environment.batch_size)
-        env = self.environments.alone(reward_every=preparation.steps_per_episode)
+        env = self.environments.trying()
         played = self._episodes(env, blind, policy.episodes)
         returns = tuple(episode.total for episode in played)
         return Learned(ReplayPolicy(_better(*played).batches), Experience(returns))

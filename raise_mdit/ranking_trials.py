@@ -51,7 +51,8 @@ def try_rankings(
 ) -> list[Trial]:
     """Follow each ranking once. What it was made from, and its fine-tuning, are charged.
 
-    Nothing is learned on the way, so reward-validation is read before and after, and not between.
+    Nothing is learned on the way, so reward-validation is read as
+    :meth:`raise_mdit.arm_environments.ArmEnvironments.trying` says.
 
     Args:
         environments: Of the arm.
@@ -65,7 +66,7 @@ def try_rankings(
         (section.in_words, *_follow(environments, section, seed, progress))
         for section in policy.rankings
     ]
-    env = environments.alone(reward_every=environments.preparation.steps_per_episode)
+    env = environments.trying()
     progress.start(f"{label} s{seed}: trying rankings", len(followed))
     trials = [
         Trial(name, ranks, ranked, play(env, ranked, number))

@@ -19,6 +19,7 @@ from raise_mdit.comparison import (
 )
 from raise_mdit.compute_figure import loss_by_compute
 from raise_mdit.config import ExperimentConfig
+from raise_mdit.early_stops import early_stop_sentences
 from raise_mdit.effects import ROLES
 from raise_mdit.experiment_file import resolved_yaml
 from raise_mdit.pages import rendered
@@ -113,7 +114,11 @@ def _plots(
         others = len(colours) - len(legend)
         legend["another policy" if others == 1 else f"{others} other policies"] = PALE
     return {
-        "trends": [*trial_sentences(shown), *return_trends(shown)],
+        "trends": [
+            *trial_sentences(shown),
+            *early_stop_sentences(shown),
+            *return_trends(shown),
+        ],
         "learned": learned,
         "running_mean": report_figures.RUNNING_MEAN,
         "policies": legend,

@@ -15,7 +15,7 @@ from raise_mdit.core import Cost
 from raise_mdit.errors import RunError
 from raise_mdit.ledger import FINAL_EVALUATION, MONITORING
 
-RESULTS_FORMAT = 5
+RESULTS_FORMAT = 6
 """Raised when an older program could not read results any more."""
 
 _LIST_OF_NUMBERS = re.compile(r"\[\n[-+.,\deE\s]+\]")
@@ -74,7 +74,8 @@ class ArmResult:
     """What is measured of held-out data besides loss: the name of a task metric."""
     reward_validation_losses: tuple[float, ...]
     """[T + 1] loss on reward-validation before the first and after each step of the final
-    fine-tuning; where a step is not measured, the last one that was."""
+    fine-tuning; where a step is not measured, the last one that was. Where fine-tunings stop early
+    it is that of the weights that they would end with."""
     episode_returns: tuple[float, ...]
     """Return of each episode that the policy learned from, in order; empty where it does not."""
     trials: tuple[RankingTrial, ...] = ()
@@ -87,6 +88,9 @@ class ArmResult:
     best`); 0 are those that the policy began with."""
     steps: int
     """Optimizer steps T of the final fine-tuning."""
+    kept_steps: int | None = None
+    """Steps behind the weights that it ended with, where fine-tunings stop early; None where
+    nothing is undone."""
     tokens: int
     """Tokens of the final fine-tuning, without padding."""
     step_tokens: tuple[int, ...] = ()
@@ -96,7 +100,7 @@ class ArmResult:
     """[T + 1] FLOPs of everything that was needed until then, choosing included; empty in results
     of older versions."""
     picks: tuple[dict[str, int], ...]
-    """Picks by group (task, source or kind) at each step of the final fine-tuning."""
+    """Picks by group (task, source or kind) at each step of the schedule."""
     costs: dict[str, Cost]
     """What the arm cost by purpose, as if it had run alone."""
 
@@ -104,6 +108,11 @@ class ArmResult:
     def has_rewards(self) -> bool:
         """Whether fine-tunings before the final one told it what to pick."""
         return bool(self.trials or self.episode_returns)
+
+    @property
+    def schedule_steps(self) -> int:
+        """Steps of the schedule: those behind the weights that it ended with."""
+        return self.steps if self.kept_steps is None else self.kept_steps
 
     @property
     def best_trial(self) -> RankingTrial | None:
@@ -228,6 +237,7 @@ def _arm(fields: Mapping[str, Any]) -> ArmResult:
         "trials": tuple(_trial(**trial) for trial in fields["trials"]),
         "greedy_return": _optional(fields["greedy_return"]),
         "kept_updates": fields["kept_updates"],
+        "kept_steps": fields["kept_steps"],
         "step_tokens": tuple(fields["step_tokens"]),
         "step_flops": _floats(fields["step_flops"]),
         "picks": tuple(fields["picks"]),
@@ -236,9 +246,14 @@ def _arm(fields: Mapping[str, Any]) -> ArmResult:
     return ArmResult(**{**fields, **decoded})
 
 
+def _arm_of_format_5(fields: Mapping[str, Any]) -> ArmResult:
+    """It had no early stopping."""
+    return _arm({**fields, "kept_steps": None})
+
+
 def _arm_of_format_4(fields: Mapping[str, Any]) -> ArmResult:
     """It did not say which weights were kept."""
-    return _arm({**fields, "kept_updates": None})
+    return _arm_of_format_5({**fields, "kept_updates": None})
 
 
 def _arm_of_format_3(fields: Mapping[str, Any]) -> ArmResult:
@@ -261,6 +276,7 @@ _READERS: Mapping[int, Callable[[Mapping[str, Any]], ArmResult]] = {
     2: _arm_of_format_2,
     3: _arm_of_format_3,
     4: _arm_of_format_4,
+    5: _arm_of_format_5,
     RESULTS_FORMAT: _arm,
 }
 

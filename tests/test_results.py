@@ -41,6 +41,7 @@ FULL = arm(
     trials=(RankingTrial("dsir", 0.1), RankingTrial("dsir and shortest in turn", math.inf)),
     greedy_return=1 / 7,
     kept_updates=4,
+    kept_steps=1,
     steps=2,
     step_tokens=(0, 12, 2**53 + 1),
     step_flops=(1e12, 2.5e12, 1e300),
@@ -159,7 +160,7 @@ def test_json_is_strict() -> None:
     given = [arm("random", 0, 1.0), arm("ppo", 0, math.nan), arm("ppo", 1, math.inf)]
     document = json.loads(to_json(given, summarise(given)), parse_constant=refuse)
 
-    assert document["format"] == 5
+    assert document["format"] == 6
     assert [each["test"]["loss"] for each in document["arms"]] == [1.0, "nan", "inf"]
     assert document["summaries"][0]["loss"]["low"] is None
     assert document["arms"][0]["costs"]["synthesis"] == {
@@ -206,18 +207,20 @@ def test_format_2_is_read_as_what_it_meant() -> None:
     )
 
 
-def test_what_was_read_of_format_2_is_written_as_format_5() -> None:
+def test_what_was_read_of_format_2_is_written_as_format_6() -> None:
     (old,) = arms_from_json(FORMAT_2.replace('"nan"', "1.75"))
 
-    assert '"format": 5' in to_json([old])
+    assert '"format": 6' in to_json([old])
     assert returned(old) == (old,)
 
 
 def test_format_3_is_read() -> None:
     """It told no episode from another."""
-    told = dataclasses.replace(FULL, trials=(), greedy_return=None, kept_updates=None)
+    told = dataclasses.replace(
+        FULL, trials=(), greedy_return=None, kept_updates=None, kept_steps=None
+    )
     document = json.loads(to_json([told]))
-    for name in ("trials", "greedy_return", "kept_updates"):
+    for name in ("trials", "greedy_return", "kept_updates", "kept_steps"):
         del document["arms"][0][name]
 
     assert arms_from_json(json.dumps({**document, "format": 3})) == (told,)
@@ -225,11 +228,21 @@ def test_format_3_is_read() -> None:
 
 def test_format_4_is_read() -> None:
     """It said nothing of weights that were kept."""
-    told = dataclasses.replace(FULL, kept_updates=None)
+    told = dataclasses.replace(FULL, kept_updates=None, kept_steps=None)
     document = json.loads(to_json([told]))
-    del document["arms"][0]["kept_updates"]
+    for name in ("kept_updates", "kept_steps"):
+        del document["arms"][0][name]
 
     assert arms_from_json(json.dumps({**document, "format": 4})) == (told,)
+
+
+def test_format_5_is_read() -> None:
+    """It had no early stopping."""
+    told = dataclasses.replace(FULL, kept_steps=None)
+    document = json.loads(to_json([told]))
+    del document["arms"][0]["kept_steps"]
+
+    assert arms_from_json(json.dumps({**document, "format": 5})) == (told,)
 
 
 def test_of_trials_that_gave_as_much_the_first_is_best() -> None:
@@ -251,9 +264,9 @@ def test_what_is_no_object_with_a_format_is_the_users_error(text: str) -> None:
         arms_from_json(text)
 
 
-@pytest.mark.parametrize("number", ["0", "1", "6", '"5"', "null", "[3]"])
+@pytest.mark.parametrize("number", ["0", "1", "7", '"6"', "null", "[3]"])
 def test_an_unknown_format_is_named(number: str) -> None:
-    with pytest.raises(RunError, match=r"have format .*; this version reads 2, 3, 4 and 5"):
+    with pytest.raises(RunError, match=r"have format .*; this version reads 2, 3, 4, 5 and 6"):
         arms_from_json(f'{{"format": {number}, "arms": []}}')
 
 

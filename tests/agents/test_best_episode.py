@@ -12,7 +12,7 @@ from raise_mdit.agents.best_episode import BestEpisode
 
 def told(callback: BestEpisode, *steps: tuple[float, list[int], bool]) -> None:
     """One step of each environment: its gain, what was picked, whether the episode ended."""
-    infos = [{"gain": gain, "rows": np.array(rows)} for gain, rows, _ in steps]
+    infos = [{"gain": gain, "rows": np.array(rows), "kept_steps": 99} for gain, rows, _ in steps]
     callback.locals = {"infos": infos, "dones": np.array([done for *_, done in steps])}
     callback.model = SimpleNamespace()  # type: ignore[assignment]  # it is not asked
     callback._on_step()
@@ -57,3 +57,16 @@ def test_episodes_that_step_together_are_kept_apart() -> None:
     told(callback, (0.2, [5], False), (0.3, [6], True))
 
     assert batches(callback) == [[2], [4]]
+
+
+def test_what_an_early_stop_undoes_is_left_out() -> None:
+    callback = BestEpisode()
+    for kept, rows in ((1, [1]), (2, [2]), (2, [3])):
+        callback.locals = {
+            "infos": [{"gain": 0.1, "rows": np.array(rows), "kept_steps": kept}],
+            "dones": np.array([rows == [3]]),
+        }
+        callback.model = SimpleNamespace()  # type: ignore[assignment]  # it is not asked
+        callback._on_step()
+
+    assert batches(callback) == [[1], [2]]

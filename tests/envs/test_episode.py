@@ -54,6 +54,7 @@ def rules(
     tokens: int | None = None,
     window: int | None = None,
     reward_every: int = 1,
+    early_stopping: bool = False,
     control: Sequence[float] | None = None,
     targets: Targets | None = None,
     ledger: Ledger | None = None,
@@ -64,6 +65,7 @@ def rules(
         budget=Budget(steps=steps, tokens=tokens),
         window=window,
         reward_every=reward_every,
+        early_stopping=early_stopping,
         control=None if control is None else np.array(control, np.float32),
         targets=targets,
         ledger=ledger or Ledger(),
@@ -113,6 +115,56 @@ def test_a_reward_comes_at_every_mth_step_and_at_the_last() -> None:
     assert rewards(steps) == [0, 2 / 8, 0, 2 / 8, -1 / 8]
     assert told(steps, "measured") == [False, True, False, True, True]
     assert told(steps, "validation_loss") == [8, 6, 6, 4, 5]
+
+
+def test_with_early_stopping_a_reward_is_the_improvement_on_the_lowest_loss_so_far() -> None:
+    steps = fine_tune(rules(steps=6, early_stopping=True), [7, 9, 4, 5, 4, 3])
+
+    assert rewards(steps) == [1 / 8, 0, 3 / 8, 0, 0, 1 / 8]
+    assert told(steps, "kept_steps") == [1, 1, 3, 3, 3, 6]
+    assert told(steps, "kept_loss") == [7, 7, 4, 4, 4, 3]
+    assert told(steps, "validation_loss") == [7, 9, 4, 5, 4, 3]
+
+
+def test_only_a_loss_that_was_measured_can_be_the_lowest() -> None:
+    steps = fine_tune(rules(steps=5, reward_every=2, early_stopping=True), [1, 6, 2, 7, 8])
+
+    assert rewards(steps) == [0, 2 / 8, 0, 0, 0]
+    assert told(steps, "kept_steps") == [0, 2, 2, 2, 2]
+
+
+def test_without_early_stopping_every_step_is_kept() -> None:
+    steps = fine_tune(rules(steps=3, reward_every=2), [7, 6, 9])
+
+    assert told(steps, "kept_steps") == [1, 2, 3]
+    assert told(steps, "kept_loss") == [8, 6, 9]
+
+
+def test_targets_tell_which_loss_is_the_lowest() -> None:
+    """By tokens the second step would be; its items have weights 1 and 3."""
+    targets = Targets(np.array([0, 1]), np.array([1, 3]))
+
+    def both(first: float, second: float) -> Evaluation:
+        items = np.array([first, second])
+        mean = float((first + 3 * second) / 4)
+        return Evaluation(mean, items, np.zeros(2, np.bool_), VALIDATION_COST)
+
+    episode = Episode(
+        rules(steps=2, early_stopping=True, targets=targets),
+        number=0,
+        base=both(4.0, 8.0),
+        rng=np.random.default_rng(0),
+        signal=None,
+    )
+    steps = []
+    for evaluation in (both(1.0, 8.0), both(3.0, 6.0)):
+        rows = episode.picked_rows(np.array([0, 1]))
+        episode.record_update(rows, UpdateStats(1.0, UPDATE_COST))
+        steps.append(episode.finish_step(rows, UpdateStats(1.0, UPDATE_COST), evaluation))
+
+    assert told(steps, "kept_steps") == [1, 1]
+    assert told(steps, "kept_loss") == [6.25, 6.25]
+    assert told(steps, "validation_loss") == [6.25, 5.25]
 
 
 def test_the_stage_keeps_the_last_measured_loss() -> None:

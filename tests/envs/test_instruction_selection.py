@@ -96,6 +96,7 @@ def environment(
     batch_size: int = 2,
     window: int | None = None,
     ledger: Ledger | None = None,
+    early_stopping: bool = False,
 ) -> InstructionSelectionEnv:
     return InstructionSelectionEnv(
         learner=learner or FakeLearner(),
@@ -105,6 +106,7 @@ def environment(
         budget=Budget(steps=steps, tokens=tokens),
         window=window,
         ledger=ledger,
+        early_stopping=early_stopping,
     )
 
 
@@ -269,6 +271,45 @@ def test_reset_repeats_an_episode_of_a_real_learner_exactly(real_environment: Ma
 
     assert_same_steps(play(env, actions), first)
     assert_same_steps(play(real_environment(), actions), first)
+
+
+GOOD, BAD, NEUTRAL = [0, 2], [1, 4], [3, 5]
+"""Slots of rows that lower the loss, raise it, and leave it as it is."""
+
+
+@pytest.mark.parametrize(
+    ("batches", "num_kept"),
+    [
+        ([GOOD, GOOD, BAD], 2),
+        ([GOOD, BAD, GOOD], 3),
+        ([BAD, BAD, BAD], 0),
+        ([GOOD, NEUTRAL, BAD], 1),
+    ],
+    ids=["the last step harms", "the last step is best", "nothing helps", "of equals the first"],
+)
+def test_with_early_stopping_an_episode_ends_with_its_best_weights(
+    batches: list[list[int]], num_kept: int
+) -> None:
+    learner = FakeLearner()
+    env = environment(learner=learner, early_stopping=True)
+
+    for _ in range(2):  # the second episode knows nothing of the first
+        steps = play(env, [slots(*batch) for batch in batches])
+
+        assert learner.trained == [KEYS[slot] for batch in batches[:num_kept] for slot in batch]
+        assert steps[-1][4]["kept_steps"] == num_kept
+        assert sum(step[1] for step in steps) == (START_LOSS - learner._loss) / START_LOSS
+
+
+def test_a_broken_model_is_the_base_model_again_with_early_stopping_too() -> None:
+    learner = FakeLearner()
+    env = environment(
+        learner=learner, keys=["good", "good", "no training", "good"], early_stopping=True
+    )
+
+    play(env, [slots(0, 1), slots(2, 3)])
+
+    assert learner.trained == []
 
 
 def test_a_learner_that_was_tuned_before_starts_from_there() -> None:

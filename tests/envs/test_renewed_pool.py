@@ -42,6 +42,7 @@ def rules(renewal: Renewal | None, *, window: int | None, batch_size: int = 1) -
         budget=Budget(steps=6),
         window=window,
         reward_every=1,
+        early_stopping=False,
         control=None,
         ledger=Ledger(),
         training_purpose="policy_training",

@@ -185,6 +185,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tokens": {"budget": Budget(tokens=60)},
     "window": {"window": 4, "budget": Budget(steps=5)},
     "masked window": {"window": 30},
+    "early stopping": {"early_stopping": True, "reward_every": 2, "budget": Budget(steps=5)},
     "rare rewards": {"reward_every": 3, "budget": Budget(tokens=90), "window": 5},
     "control": {"control": np.array([0.5, 0.25, 0.125], np.float32), "budget": Budget(tokens=60)},
     "signal": {"with_signal": True, "window": 5, "budget": Budget(tokens=60)},
