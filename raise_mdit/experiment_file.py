@@ -195,6 +195,33 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}:{line}: is not UTF-8 text; save it as UTF-8") from error
 
 
+def with_only(config: ExperimentConfig, names: Sequence[str]) -> ExperimentConfig:
+    """The experiment with some of its policies alone, in its order.
+
+    Args:
+        config: The experiment.
+        names: Labels of policies; a kind that is no label means all of that kind. Policies of kind
+            ``base`` and ``random`` stay in any case: the others are compared with them.
+
+    Raises:
+        ConfigError: A name is of none.
+    """
+    labels = {policy.label: {policy.label} for policy in config.policies}
+    of_kind: dict[str, set[str]] = {}
+    for policy in config.policies:
+        of_kind.setdefault(policy.kind, set()).add(policy.label)
+    meant = {**of_kind, **labels}
+    kept = of_kind.get("base", set()) | of_kind.get("random", set())
+    for name in map(str.strip, names):
+        if name not in meant:
+            raise ConfigError(
+                f"--only: no policy {name!r}, allowed: {', '.join(labels)}.{nearest(name, meant)}"
+            )
+        kept |= meant[name]
+    chosen = tuple(policy for policy in config.policies if policy.label in kept)
+    return config.model_copy(update={"policies": chosen})
+
+
 def _validated(value: Value) -> tuple[ExperimentConfig | None, list[Fault]]:
     try:
         config = ExperimentConfig.model_validate(_with_tuples(value))

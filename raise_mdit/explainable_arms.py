@@ -78,9 +78,11 @@ class ExplainableArms:
         """
         if policy in self._elsewhere:
             raise RunError(_trained_elsewhere(policy, self._elsewhere[policy]))
-        if self._elsewhere and not self._trains_scorers:
+        if self._elsewhere and not self._trains_scorers and policy not in self._reasons:
             told = (_trained_elsewhere(*each) for each in self._elsewhere.items())
             raise RunError(f"{self._directory}: {'; '.join(told)}")
+        if policy in self._reasons and not self._folders:
+            raise RunError(f"--policy {policy!r}: left out, as {self._reasons[policy]}")
         if not self._folders:
             raise RunError(f"{self._directory}: {self._why_none()}")
         if policy is None:

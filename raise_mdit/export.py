@@ -153,12 +153,14 @@ def check_folder(target: Path) -> None:
     """Nothing, if a folder can be made there.
 
     Raises:
-        RunError: It is a file, or named like one.
+        RunError: It is a file or a link to nothing, or named like a file.
     """
     if target.is_dir():
         return
     if target.exists():
         raise RunError(f"--to: {str(target)!r} is a file; an export is a folder, so name one")
+    if target.is_symlink():
+        raise RunError(f"--to: {str(target)!r} is a link to what does not exist; name a folder")
     if _FILE_SUFFIX.fullmatch(target.suffix):
         raise RunError(
             f"--to: {str(target)!r} ends like a file, but an export is a folder of sft.jsonl (chat "
@@ -279,7 +281,10 @@ def _clear_of(target: Path, ours: set[str]) -> None:
     Raises:
         RunError: The folder holds something else, which verification would find.
     """
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"--to: {str(target)!r} cannot be made ({error.strerror})") from error
     others = sorted({*bundle.files_of(target)} - ours)
     if others:
         raise RunError(

@@ -21,8 +21,9 @@ from raise_mdit.folders import CONFIG_FILE, PREPARATION_FILE, no_run_directory
 from raise_mdit.learners.adamw import decay_factor
 from raise_mdit.pool import Pool
 from raise_mdit.results import ArmResult, read_results
+from raise_mdit.run_arms import expected_arms
 from raise_mdit.run_candidates import wording_of
-from raise_mdit.runs import arm_folder, read_json
+from raise_mdit.runs import arm_folder, arms_in_words, read_json
 from raise_mdit.schedule import read_schedule
 from raise_mdit.schedules.bundle import ScheduledRow, ScheduledStep, conversation_id
 from raise_mdit.schedules.scores import PickScore, pick_scores
@@ -45,10 +46,24 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
     arms = [arm for arm in finished if arm.schedule_steps > 0]
     if not arms:
         raise RunError(f"{directory}: no policy of this run trained on anything")
+    config = read_config(directory)
+    unfinished = _unfinished(config, finished)
     if policy is None:
         learned = [arm for arm in arms if arm.has_rewards]
+        owed = {each.label for each in config.policies if each.learns} & unfinished.keys()
+        if owed and not learned:
+            waited_for = arms_in_words({label: unfinished[label] for label in sorted(owed)})
+            raise RunError(
+                f"{directory}: no policy that learns has finished yet. raise-mdit run {directory} "
+                f"goes on with {waited_for}; --policy names one that has finished"
+            )
         policy = best_on_validation(learned or arms, finished)
     of_policy = {arm.seed: arm for arm in arms if arm.policy == policy}
+    if seed in unfinished.get(policy, ()) or (policy in unfinished and not of_policy):
+        waited_for = arms_in_words({policy: unfinished[policy]})
+        raise RunError(
+            f"{directory}: not finished yet: {waited_for}; raise-mdit run {directory} goes on"
+        )
     if not of_policy:
         labels = sorted({arm.policy for arm in arms})
         raise RunError(
@@ -60,6 +75,16 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
     if seed not in of_policy:
         raise RunError(f"--seed {seed}: {policy} has seeds {sorted(of_policy)}")
     return of_policy[seed]
+
+
+def _unfinished(config: ExperimentConfig, finished: Sequence[ArmResult]) -> dict[str, list[int]]:
+    """Seeds that a run still owes, by policy."""
+    known = {(arm.policy, arm.seed) for arm in finished}
+    missing: dict[str, list[int]] = {}
+    for label, seed in expected_arms(config):
+        if (label, seed) not in known:
+            missing.setdefault(label, []).append(seed)
+    return missing
 
 
 class FinishedArm:

@@ -27,8 +27,8 @@ CONFIGURATION_HEAD = """\
 Written from `raise_mdit/config.py` by `python -m raise_mdit.reference docs`. Unknown keys are
 faults. Relative paths are relative to the folder in which the command is called.
 `--set key.path=value` overrides a key; entries of lists go by position, name, kind or source
-(`policies.ppo.episodes=24`, `data.test.gsm8k.rows=40`), and `key=null` leaves out what cannot be
-null.
+(`policies.ppo.episodes=24`, `data.test.gsm8k.rows=40`), and `key=null` leaves out a key that cannot
+be null; an entry of a list stays.
 """
 KIND_MEANING = "Chooses this form."
 METRICS_HEAD = """\

@@ -102,7 +102,8 @@ class ArmResult:
     picks: tuple[dict[str, int], ...]
     """Picks by group (task, source or kind) at each step of the schedule."""
     costs: dict[str, Cost]
-    """What the arm cost by purpose, as if it had run alone."""
+    """What the arm cost by purpose, as if it had run alone; of frozen layers it has the FLOPs, but
+    the seconds only where it was the first to need a row."""
 
     @property
     def has_rewards(self) -> bool:

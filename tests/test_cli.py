@@ -188,6 +188,24 @@ def test_a_run_that_has_all_says_that_nothing_is_run(
     assert ("nothing is run" in capsys.readouterr().err) == (finished == 2)
 
 
+def test_some_policies_of_a_file_are_run_alone(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(config: Any, directory: Path, *_: Any, **__: Any) -> Outcome:
+        ran.append([policy.label for policy in config.policies])
+        return Outcome(directory, ())
+
+    monkeypatch.setattr(experiment, "run", run)
+    more = "policies=[{kind: base}, {kind: random}, {kind: longest}, {kind: shortest}]"
+
+    assert call(monkeypatch, "run", str(minimal), "--set", more, "--only", "shortest") == 0
+    assert ran == [["base", "random", "shortest"]]
+    assert call(monkeypatch, "run", str(minimal), "--set", more, "--only", "longst") == 2
+    assert "Did you mean 'longest'?" in capsys.readouterr().err
+
+
 def test_our_own_fault_is_not_hidden(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_args: Any, **_options: Any) -> None:
         raise ZeroDivisionError

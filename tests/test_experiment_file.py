@@ -12,6 +12,7 @@ from raise_mdit.experiment_file import (
     load_experiment,
     load_with_places,
     resolved_yaml,
+    with_only,
 )
 from raise_mdit.policy_config import CustomPolicyConfig, PpoConfig
 
@@ -608,6 +609,42 @@ def test_faults_of_overrides_come_after_those_of_the_file(path: Path) -> None:
 def test_an_override_mends_the_file(path: Path) -> None:
     path.write_text(edited(("[0, 1]", "[a]")))
     assert load_experiment(path, ["seeds=[0]"]).seeds == (0,)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["ppo-long.v2"], ["base", "random", "ppo-long.v2"]),
+        (["ppo"], ["base", "random", "ppo"]),  # the label, not all of the kind
+        (["ppo-long.v2", " ppo"], ["base", "random", "ppo", "ppo-long.v2"]),
+        (["base"], ["base", "random"]),
+    ],
+)
+def test_policies_can_be_run_alone(path: Path, names: list[str], labels: list[str]) -> None:
+    config = load_experiment(path, [])
+
+    alone = with_only(config, names)
+
+    assert [policy.label for policy in alone.policies] == labels
+    assert alone.model_copy(update={"policies": config.policies}) == config
+
+
+def test_a_kind_that_is_no_label_means_all_of_that_kind(path: Path) -> None:
+    path.write_text(edited(("  - kind: ppo\n    episodes: 8", "  - {kind: ppo, name: short}")))
+
+    alone = with_only(load_experiment(path, []), ["ppo"])
+
+    assert [policy.label for policy in alone.policies] == ["base", "random", "short", "ppo-long.v2"]
+
+
+def test_a_policy_to_run_alone_that_is_none_offers_the_nearest(path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_only(load_experiment(path, []), ["ppo", "ppo-lang.v2"])
+
+    assert str(caught.value) == (
+        "--only: no policy 'ppo-lang.v2', allowed: base, random, ppo, ppo-long.v2. "
+        "Did you mean 'ppo-long.v2'?"
+    )
 
 
 def test_the_resolved_config_loads_again(path: Path) -> None:

@@ -417,10 +417,7 @@ def test_a_run_without_learned_policies_says_what_to_do(run: Run) -> None:
         explain(run.directory, progress=Silent())
 
 
-@pytest.mark.parametrize("policy", [None, "random"])
-def test_a_run_of_a_transferred_policy_names_the_run_that_trained_it(
-    policy: str | None, run: Run
-) -> None:
+def test_a_run_of_a_transferred_policy_names_the_run_that_trained_it(run: Run) -> None:
     ask_for(run, {"kind": "random"}, TAKEN)
 
     told = (
@@ -428,7 +425,16 @@ def test_a_run_of_a_transferred_policy_names_the_run_that_trained_it(
         "it is explained where it was trained, in runs/other"
     )
     with pytest.raises(RunError, match=f"^{re.escape(told)}$"):
-        explain(run.directory, progress=Silent(), policy=policy)
+        explain(run.directory, progress=Silent())
+
+
+def test_beside_a_transferred_policy_another_has_a_reason_of_its_own(run: Run) -> None:
+    ask_for(run, {"kind": "random"}, {"kind": "longest"}, TAKEN)
+    (run.arm("longest") / "result.json").parent.mkdir(parents=True)
+    (run.arm("longest") / "result.json").write_text("{}")
+
+    with pytest.raises(RunError, match=r"^--policy 'longest': left out, as they do not learn"):
+        explain(run.directory, progress=Silent(), policy="longest")
 
 
 def test_a_transferred_policy_that_is_asked_for_is_explained_where_it_was_trained(

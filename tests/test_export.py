@@ -368,6 +368,38 @@ def test_the_default_is_chosen_on_model_selection_data_where_there_are_such(run:
     assert exported_by_default(run, arms) == "other"
 
 
+def test_a_run_whose_learned_policies_have_not_finished_names_them(run: Path) -> None:
+    arms = [arm("random", seed, 1.0) for seed in (0, 1)]
+    write_text(run / "results.json", to_json(arms, summarise(arms)))
+
+    with pytest.raises(RunError, match=r"goes on with other s0 s1 s3, ppo s0 s1 s3; --policy"):
+        export_schedule(run, policy=None, seed=None, to=None)
+    with pytest.raises(RunError, match=r"not finished yet: ppo s0 s1 s3; raise-mdit run .* goes"):
+        export_schedule(run, policy="ppo", seed=None, to=None)
+    with pytest.raises(RunError, match=r"not finished yet: random s3; raise-mdit run"):
+        export_schedule(run, policy="random", seed=3, to=None)
+    assert export_schedule(run, policy="random", seed=None, to=None).seed == 0
+
+
+def test_where_nothing_learns_the_default_waits_for_nobody(run: Path) -> None:
+    config = ExperimentConfig.model_validate(
+        {**EXPERIMENT, "policies": ({"kind": "random"}, {"kind": "longest"})}
+    )
+    write_text(run / "config.yaml", resolved_yaml(config))
+    arms = [arm("random", 0, 1.0)]
+    write_text(run / "results.json", to_json(arms, summarise(arms)))
+
+    assert export_schedule(run, policy=None, seed=None, to=None).policy == "random"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/below"])
+def test_a_link_to_nothing_is_no_folder(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone" / "there")
+
+    with pytest.raises(RunError, match=r"--to: .*nowhere"):
+        export_schedule(run, policy="ppo", seed=0, to=tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("policy", "seed", "message"),
     [

@@ -13,7 +13,7 @@ from rich.markup import escape
 from raise_mdit.commands.console import ExperimentFile, Jobs, Overrides, RunDirectory, err, out
 from raise_mdit.commands.own_parts import check_own_parts
 from raise_mdit.errors import ConfigError, UserError
-from raise_mdit.experiment_file import load_with_places
+from raise_mdit.experiment_file import load_with_places, with_only
 from raise_mdit.runs import new_run_directory
 
 if TYPE_CHECKING:  # torch and the rest come only where a command needs them
@@ -47,6 +47,14 @@ def run(
             "has finished.",
         ),
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY,...",
+            help="With FILE: run these policies alone, by name or kind; `base` and `random` in any "
+            "case, as others are compared with them.",
+        ),
+    ] = None,
     more_seeds: Annotated[
         int | None,
         typer.Option(
@@ -64,9 +72,10 @@ def run(
     policy that ranks the pool once, and how at equal tokens and at equal compute.
 
     Examples: `raise-mdit run experiments/quickstart.yaml`; when that asks for three more seeds,
-    `raise-mdit run runs/quickstart/… --more-seeds 3`.
+    `raise-mdit run runs/quickstart/… --more-seeds 3`; of a file with many policies two alone,
+    `raise-mdit run experiments/policies.yaml --only dsir,ppo_from_best`.
     """
-    config, directory = _run_asked_for(file, set_, out_, more_seeds)
+    config, directory = _run_asked_for(file, set_, out_, more_seeds, only)
     from raise_mdit import experiment  # torch and the rest, only now that the file is sound
     from raise_mdit.progress_bars import progress_for
     from raise_mdit.run_directory import check_place
@@ -87,7 +96,7 @@ def run(
 
 
 def _run_asked_for(
-    file: Path, overrides: list[str], directory: Path | None, more: int | None
+    file: Path, overrides: list[str], directory: Path | None, more: int | None, only: str | None
 ) -> tuple[ExperimentConfig, Path]:
     """The experiment, and where it runs."""
     if not file.is_dir():
@@ -101,14 +110,17 @@ def _run_asked_for(
                 "sweep=null runs the experiment without it"
             )
         check_own_parts(loaded, contracts=False)
+        if only is not None:
+            config = with_only(config, only.split(","))
         return config, directory or new_run_directory(Path("runs"), config.name, now=datetime.now())
     from raise_mdit.experiment import more_seeds
     from raise_mdit.experiment_file import read_config
 
     config = read_config(file)
-    if overrides or directory is not None:
+    if overrides or directory is not None or only is not None:
         raise UserError(
-            f"{file} is a run directory, which goes on as it began: --set and --out have no place"
+            f"{file} is a run directory, which goes on as it began: --set, --out and --only have "
+            "no place"
         )
     return (config if more is None else more_seeds(config, more)), file
 
