@@ -21,7 +21,7 @@ from raise_mdit.folders import CONFIG_FILE, PREPARATION_FILE, no_run_directory
 from raise_mdit.learners.adamw import decay_factor
 from raise_mdit.pool import Pool
 from raise_mdit.results import ArmResult, read_results
-from raise_mdit.run_arms import expected_arms
+from raise_mdit.run_arms import missing_arms
 from raise_mdit.run_candidates import wording_of
 from raise_mdit.runs import arm_folder, arms_in_words, read_json
 from raise_mdit.schedule import read_schedule
@@ -47,7 +47,7 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
     if not arms:
         raise RunError(f"{directory}: no policy of this run trained on anything")
     config = read_config(directory)
-    unfinished = _unfinished(config, finished)
+    unfinished = missing_arms(config, {(arm.policy, arm.seed) for arm in finished})
     if policy is None:
         learned = [arm for arm in arms if arm.has_rewards]
         owed = {each.label for each in config.policies if each.learns} & unfinished.keys()
@@ -75,16 +75,6 @@ def chosen_arm(directory: Path, policy: str | None, seed: int | None) -> ArmResu
     if seed not in of_policy:
         raise RunError(f"--seed {seed}: {policy} has seeds {sorted(of_policy)}")
     return of_policy[seed]
-
-
-def _unfinished(config: ExperimentConfig, finished: Sequence[ArmResult]) -> dict[str, list[int]]:
-    """Seeds that a run still owes, by policy."""
-    known = {(arm.policy, arm.seed) for arm in finished}
-    missing: dict[str, list[int]] = {}
-    for label, seed in expected_arms(config):
-        if (label, seed) not in known:
-            missing.setdefault(label, []).append(seed)
-    return missing
 
 
 class FinishedArm:

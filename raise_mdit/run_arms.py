@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from raise_mdit.config import ExperimentConfig
@@ -25,6 +25,22 @@ def num_arms(config: ExperimentConfig) -> int:
 def expected_arms(config: ExperimentConfig) -> list[tuple[str, int]]:
     """Label and seed of every arm that the experiment asks for."""
     return [(policy.label, seed) for policy, seed in all_arms(config)]
+
+
+def missing_arms(
+    config: ExperimentConfig, finished: Collection[tuple[str, int]]
+) -> dict[str, list[int]]:
+    """Seeds that a run still owes, by label of the policy.
+
+    Args:
+        config: Of the run.
+        finished: Label and seed of the arms that it has.
+    """
+    missing: dict[str, list[int]] = {}
+    for label, seed in expected_arms(config):
+        if (label, seed) not in finished:
+            missing.setdefault(label, []).append(seed)
+    return missing
 
 
 def finished_folders(

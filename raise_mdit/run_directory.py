@@ -48,7 +48,7 @@ from raise_mdit.policy_source import REWARD_EXAMPLES, embeddings_in_words
 from raise_mdit.preparation import Preparation
 from raise_mdit.renewal import num_generations
 from raise_mdit.results import ArmResult, read_result, to_json, total
-from raise_mdit.run_arms import expected_arms
+from raise_mdit.run_arms import missing_arms
 from raise_mdit.run_candidates import WORDING_FILE
 from raise_mdit.run_lock import LOCK_FILE
 from raise_mdit.runs import arms_in_words, read_json, write_json, write_text
@@ -173,11 +173,7 @@ def unfinished_notes(directory: Path, arms: Sequence[ArmResult]) -> tuple[str, .
         directory: Of the run.
         arms: Finished ones.
     """
-    finished = {(arm.policy, arm.seed) for arm in arms}
-    missing: dict[str, list[int]] = {}
-    for label, seed in expected_arms(read_config(directory)):
-        if (label, seed) not in finished:
-            missing.setdefault(label, []).append(seed)
+    missing = missing_arms(read_config(directory), {(arm.policy, arm.seed) for arm in arms})
     if not missing:
         return ()
     return (f"Not finished: {arms_in_words(missing)}; raise-mdit run {directory} goes on.",)
