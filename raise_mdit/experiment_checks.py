@@ -238,7 +238,8 @@ def _file(path: Path, where: Location) -> Iterator[Fault]:
         message = f"should end in one of {', '.join(DATA_SUFFIXES)}, got {path.name!r}"
         yield Fault(where, message)
     elif not os.path.isfile(path):
-        yield Fault(where, f"there is no file {str(path)!r}.{nearest_entry(path)}")
+        below = "" if path.is_absolute() else f" below {os.getcwd()!r}, where the command is called"
+        yield Fault(where, f"there is no file {str(path)!r}{below}.{nearest_entry(path)}")
 
 
 def _model(config: ExperimentConfig) -> Iterator[Fault]:

@@ -160,6 +160,18 @@ def test_files_exist_below_the_root(fields: Fields, tmp_path: Path) -> None:
     }
 
 
+def test_without_a_root_files_are_looked_for_where_the_command_is_called(
+    fields: Fields, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    message = faults(with_file(fields, "train.jsonl"))["data.sources.2.file"]
+
+    assert message == (
+        f"there is no file 'train.jsonl' below '{tmp_path}', where the command is called."
+    )
+
+
 def test_a_missing_folder_of_a_file_is_named(fields: Fields, tmp_path: Path) -> None:
     fields["data"]["root"] = str(tmp_path)
     message = faults(with_file(fields, "a/b.json"))["data.sources.2.file"]

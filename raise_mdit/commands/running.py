@@ -174,7 +174,8 @@ def _work(file: Path, config: ExperimentConfig, overrides: list[str]) -> str:
     """How much there is to run."""
     num_seeds, num_policies = len(config.seeds), len(config.policies)
     if config.sweep is None:
-        return f"{num_policies} policies x {num_seeds} seeds = {num_policies * num_seeds} arms"
+        seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+        return f"{num_policies} policies x {seeds} = {num_policies * num_seeds} arms"
     from raise_mdit.sweep_plan import plan
 
     num_points = len(plan(file, overrides))
