@@ -191,7 +191,7 @@ class ArmEnvironments:
         """
         learner = self.preparation.tuning.learner
         is_seen = self.policy.sees_stage and not settled
-        stops = self._stops_early and not settled
+        stops = self._stops_early and self.policy.picks and not settled
         return self._environment(
             learner,
             self.final_budget,

@@ -215,18 +215,19 @@ class _Running:
     def fine_tune(self, learned: Learned) -> _Final:
         """Train the base model under the policy to the budget."""
         environments = learned.environments or self.environments
-        replayed = learned.policy if isinstance(learned.policy, ReplayPolicy) else None
-        env = environments.final(settled=replayed is not None)
+        policy = learned.policy
+        length = policy.num_steps if isinstance(policy, ReplayPolicy) else None
+        env = environments.final(settled=length is not None)
         observation, info = env.reset(seed=self._stream("final"))
         final = _Final([info["validation_loss"]], decisions=self._decision_log(environments))
         final.flops.append(self._flops_so_far())
         self.progress.start(self._stage("fine-tuning"), environments.final_budget.steps)
         of_kinds = allowed(self.preparation, self.policy) if self.policy.most_uses == 1 else None
-        done = replayed is not None and replayed.num_steps == 0
-        while not done:
+        done = False
+        while not done and len(final.batches) != length:
             if self.policy.most_uses == 1:
                 self._check_unused_are_left(observation, of_kinds, final)
-            action, _ = learned.policy.predict(observation, deterministic=learned.deterministic)
+            action, _ = policy.predict(observation, deterministic=learned.deterministic)
             if final.decisions is not None:
                 final.decisions.add(observation, action)
             observation, _, terminated, truncated, info = env.step(action)
@@ -239,8 +240,6 @@ class _Running:
             final.flops.append(self._flops_so_far())
             final.failed = terminated
             done = terminated or truncated
-            if replayed is not None:
-                done |= len(final.batches) == replayed.num_steps
             self.recorder.log(_step_record(final, info))
             rate = info["tokens"] / info["seconds"]
             self.progress.advance(loss=info["loss"], tokens_per_second=rate)

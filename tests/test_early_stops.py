@@ -142,6 +142,7 @@ def test_the_reading_that_tells_when_to_stop_is_charged(arms: dict[str, ArmResul
 
     assert costs["reward_evaluation"].flops > 0
     assert costs[MONITORING].flops == 0
+    assert arms["base"].costs["reward_evaluation"].flops == 0  # it has nothing to stop
     assert arms["from_best"].costs[MONITORING].flops > 0
     assert arms["shortest"].step_flops[-1] == pytest.approx(
         total(costs).flops - costs["final_evaluation"].flops

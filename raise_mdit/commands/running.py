@@ -21,6 +21,42 @@ if TYPE_CHECKING:  # torch and the rest come only where a command needs them
     from raise_mdit.config import ExperimentConfig
 
 
+FileOrRun = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE|RUN_DIR",
+        help="Experiment YAML, such as experiments/quickstart.yaml, or the directory of a run "
+        "to go on with.",
+    ),
+]
+PlaceOfRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Run directory. Default: `runs/NAME/STAMP`. A directory of an unfinished run of "
+        "the same experiment, or of one with fewer policies or seeds, goes on, and keeps what "
+        "has finished.",
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POLICY,...",
+        help="With FILE: run these policies alone, by name or kind; `base` and `random` in any "
+        "case, as others are compared with them.",
+    ),
+]
+MoreSeeds = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="With RUN_DIR: add N seeds to that run, and compare policies over all.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     for command in (run, check, evaluate, compare, report):
@@ -28,41 +64,11 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE|RUN_DIR",
-            help="Experiment YAML, such as experiments/quickstart.yaml, or the directory of a run "
-            "to go on with.",
-        ),
-    ],
+    file: FileOrRun,
     set_: Overrides = [],  # noqa: B006  # Typer reads the default and never changes it
-    out_: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Run directory. Default: `runs/NAME/STAMP`. A directory of an unfinished run of "
-            "the same experiment, or of one with fewer policies or seeds, goes on, and keeps what "
-            "has finished.",
-        ),
-    ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option(
-            metavar="POLICY,...",
-            help="With FILE: run these policies alone, by name or kind; `base` and `random` in any "
-            "case, as others are compared with them.",
-        ),
-    ] = None,
-    more_seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="With RUN_DIR: add N seeds to that run, and compare policies over all.",
-        ),
-    ] = None,
+    out_: PlaceOfRun = None,
+    only: Only = None,
+    more_seeds: MoreSeeds = None,
     jobs: Jobs = 1,
 ) -> None:
     """Run an experiment: every policy with every seed, then the comparison.
