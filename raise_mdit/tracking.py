@@ -56,7 +56,8 @@ METRICS: Mapping[str, str] = {
     REWARD_VALIDATION_LOSS: "loss on reward-validation after a step that is measured, in nats per "
     "scored token",
     REWARD_GAIN: "reward of the step: fall of that loss as a share of its value before training, "
-    "or of the mean of such shares over targets (`reward.balance: targets`)",
+    "or of the mean of such shares over targets (`reward.balance: targets`); with early stopping "
+    "the fall below its lowest so far",
     BUDGET_SHARE_SPENT: "part of the budget used so far, from 0 to 1",
     ANY_PICKS: "picks of the step by group: task or source of originals, kind of what is made; "
     "only in Weights & Biases, `results.json` has them under `picks`",
